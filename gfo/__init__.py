@@ -1,0 +1,20 @@
+"""gfo: dropout masks sampled by a Generative Flow Network (GFlowOut, Liu et al., ICML 2023)."""
+
+from ._vision import declare_missing_operators
+
+declare_missing_operators()  # before anything imports torchvision
+
+from . import data, models  # noqa: E402, I001
+from .attach import Attached, attach  # noqa: E402
+from .fit import fit  # noqa: E402
+from .masked_pass import Pass, masked_pass  # noqa: E402
+from .methods import GFlowOut, IDGFlowOut, RandomDropout  # noqa: E402
+from .predict import Score, predict, sample, sample_logits, score  # noqa: E402
+from .save import load, save  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Attached", "GFlowOut", "IDGFlowOut", "Pass", "RandomDropout", "Score", "attach", "data",
+    "fit", "load", "masked_pass", "models", "predict", "sample", "sample_logits", "save", "score",
+]  # fmt: skip

@@ -1,0 +1,38 @@
+"""Make `import torchvision` work on a CPU-only torch.
+
+torchvision's wheel on the package index is linked against CUDA libraries. On a CPU-only torch its
+extension cannot be loaded, which torchvision tolerates everywhere but in two places: it registers
+fake kernels for `nms` and `qnms` unguarded, and their schemas live in that very extension.
+Declaring the two schemas is enough; the detection operators stay unavailable and say so
+themselves. A healthy torchvision is left alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+_NMS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_library = None  # the schemas live as long as this object
+
+
+def declare_missing_operators() -> bool:
+    """Declare torchvision's two schemas if its extension cannot load; True if that was needed."""
+    global _library
+    spec = importlib.util.find_spec("torchvision")
+    if _library is not None or spec is None or not spec.submodule_search_locations:
+        return False
+    for extension in Path(spec.submodule_search_locations[0]).glob("_C*"):
+        try:
+            torch.ops.load_library(str(extension))  # what torchvision's own import will do
+        except (OSError, RuntimeError):
+            continue
+        return False
+    if hasattr(torch.ops.torchvision, "nms"):
+        return False
+    _library = torch.library.Library("torchvision", "DEF")
+    _library.define("nms" + _NMS)
+    _library.define("qnms" + _NMS)
+    return True

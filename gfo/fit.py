@@ -1,0 +1,274 @@
+"""The training loop, in the open: epochs of masked passes, early stopping, exact resume.
+
+Every random number of a run comes from (seed, epoch, step), so a run that is killed and called
+again with the same checkpoint ends with the weights of an unbroken one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .attach import Attached
+from .checks import check_net, check_samples, check_x, check_y
+from .masked_pass import masked_pass
+from .noise import derive, generator
+from .predict import noise_for, predict
+from .save import check_same, describe, load_state, read, write_atomically
+from .tree import device_of, rows, to_device, tree_map
+
+LEARNING_RATES = {"backbone": 1e-3, "masks": 1e-3, "log_z": 1e-2}
+
+Batches = tuple[Any, Tensor] | Iterable
+
+
+def fit(
+    net: Attached,
+    train: Batches,
+    valid: Batches | None = None,
+    *,
+    epochs: int = 40,
+    batch: int = 128,
+    patience: int = 6,
+    lr: Mapping[str, float] | None = None,
+    optimizer: Callable[[str, list], torch.optim.Optimizer] | None = None,
+    backbone: bool = True,
+    samples: int = 20,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+    bf16: bool = False,
+    compile: bool = False,
+) -> pd.DataFrame:
+    """Train backbone and masks; return the history, one row an epoch.
+
+    train, valid: (x, y) tensors, or any re-iterable of (x, y) batches.
+    valid: early stopping with `patience` epochs on the negative log-likelihood of the predictive
+        averaged over `samples` masks under fixed noise; the best weights are restored. Without it
+        all epochs run and the last weights stay.
+    lr: learning rates of the groups "backbone", "masks", "log_z" that differ from the default
+        1e-3, 1e-3, 1e-2 (Adam). optimizer: `f(group, parameters)` instead of Adam. Each group has
+        an optimiser of its own: one backward pass serves all, their gradients being disjoint.
+    backbone: False trains masks on a frozen network (its BatchNorm statistics stay too).
+    device: "auto" takes the GPU if there is one.
+    checkpoint: a file written at each epoch's end; if it exists, the run goes on from there.
+    bf16, compile: autocast to bfloat16; torch.compile the masked pass.
+
+    History columns: epoch, each loss part (mean over batches, nats; "tb" in nats²), the method's
+    further figures, valid_nll, seconds. Raises ValueError on bad data or another run's checkpoint.
+    """
+    check_net(net)
+    check_samples(samples)
+    net.to(pick_device(device))
+    train, n = prepare(net, train, "train")
+    valid = None if valid is None else prepare(net, valid, "valid")[0]
+    if not isinstance(train, tuple):
+        batch = 0  # an iterable brings its own batches
+    rates = learning_rates(lr)
+    groups = {**({"backbone": list(net.model.parameters())} if backbone else {})}
+    groups |= net.method.param_groups()
+    make = optimizer or (lambda name, params: adam(params, rates[name]))
+    optimizers = {name: make(name, group) for name, group in groups.items()}
+    if not optimizers:
+        raise ValueError(
+            f"{net.method.name} has no mask parameters: nothing to train, backbone=False"
+        )
+    about = describe(net) | {"run": dict(seed=seed, batch=batch, n=n, lr=rates, backbone=backbone)}
+    state = resume(net, optimizers, checkpoint, about)
+    run_pass = torch.compile(masked_pass) if compile else masked_pass
+    cast = torch.autocast(device_of(net).type, torch.bfloat16, enabled=bf16)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng())  # for the model's own dropout, restored after
+        stack.enter_context(modes(net, backbone))
+        for epoch in range(len(state["history"]), epochs):
+            if stopped(state, patience, valid):
+                break
+            started = time.perf_counter()
+            torch.manual_seed(derive(seed, "epoch", epoch))
+            bar = tqdm(
+                ordered(train, batch, seed, epoch), desc=f"epoch {epoch + 1}/{epochs}",
+                total=-(-n // batch) if batch else None, leave=False, disable=not progress,
+            )  # fmt: skip
+            with cast:
+                row = one_epoch(net, bar, n, optimizers, run_pass, seed, epoch)
+            if valid is not None:
+                row["valid_nll"] = predictive_nll(net, valid, samples, seed)
+            row["seconds"] = time.perf_counter() - started
+            remember(net, optimizers, state, {"epoch": epoch + 1, **row}, checkpoint, about)
+        if state["best"] is not None:
+            net.load_state_dict(state["best"])
+    return pd.DataFrame(state["history"])
+
+
+def one_epoch(
+    net: Attached,
+    batches: Iterable,
+    n: int,
+    optimizers: dict,
+    run_pass: Callable,
+    seed: int,
+    epoch: int,
+) -> dict[str, float]:
+    """One pass over the training data; returns the mean of each loss part. No step waits for the
+    device: sums stay tensors until the epoch ends."""
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device_of(net)))
+    count = 0
+    for step, (x, y) in enumerate(batches):
+        x, y = to_device((x, y), device_of(net))
+
+        def run(source: str = "train", draw: int = 0, x=x, y=y, step=step):
+            gen = generator(seed, "step", epoch, step, draw, device=device_of(net))
+            return run_pass(net, x, y, noise=noise_for(net, rows(x), gen), source=source)
+
+        loss = net.method.loss(run, n)
+        for optimizer in optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        sum(loss.parts.values()).backward()
+        for optimizer in optimizers.values():
+            optimizer.step()
+        for name, value in (loss.parts | loss.info).items():
+            sums[name] = sums[name] + value.detach()
+        count += 1
+    return {name: float(total) / count for name, total in sums.items()}
+
+
+def predictive_nll(net: Attached, data: Batches, samples: int, seed: int = 0) -> float:
+    """Mean negative log-likelihood of the mask-averaged predictive, in nats an example."""
+    pairs = [data] if isinstance(data, tuple) else data
+    total, count = torch.zeros(()), 0
+    for x, y in pairs:
+        probs = predict(net, x, samples, seed=seed)
+        nll = net.likelihood.predictive_nll(probs, y.to(probs.device))
+        total, count = total + nll.sum().cpu(), count + len(nll)
+    return float(total) / count
+
+
+def ordered(data: Batches, batch: int, seed: int, epoch: int) -> Iterator[tuple[Any, Tensor]]:
+    """The batches of one epoch: tensors in an order drawn from (seed, epoch), iterables as they
+    come. A last batch of one row is left out, since BatchNorm cannot train on it."""
+    if not isinstance(data, tuple):
+        yield from data
+        return
+    x, y = data
+    order = torch.randperm(len(y), generator=generator(seed, "order", epoch)).to(y.device)
+    for index in order.split(batch):
+        if len(index) > 1 or len(y) == 1:
+            yield tree_map(lambda t, index=index: t[index], x), y[index]
+
+
+def prepare(net: Attached, data: Batches, what: str) -> tuple[Batches, int]:
+    """Check (x, y) tensors or a re-iterable of batches; put tensors on the device; count rows."""
+    if isinstance(data, list) and len(data) == 2 and isinstance(data[1], Tensor):
+        data = tuple(data)
+    if isinstance(data, tuple):
+        if len(data) != 2:
+            raise ValueError(f"{what} is a tuple of {len(data)}, needs (x, y)")
+        check_x(net, data[0])
+        check_y(net, *data)
+        return to_device(data, device_of(net)), rows(data[0])
+    if iter(data) is data:
+        raise ValueError(f"{what} can be read only once: pass a list or a DataLoader of batches")
+    count = 0
+    for x, y in data:
+        check_x(net, x)
+        check_y(net, x, y)
+        count += rows(x)
+    if not count:
+        raise ValueError(f"{what} is empty: it yields no batch")
+    return data, count
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """ "auto" is the GPU if there is one; ValueError for a GPU that is not there."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} asked for, but torch sees no CUDA: use device='auto'")
+    return torch.device(device)
+
+
+def learning_rates(lr: Mapping[str, float] | None) -> dict[str, float]:
+    unknown = set(lr or {}) - set(LEARNING_RATES)
+    if unknown:
+        raise ValueError(f"lr names {sorted(unknown)}; the groups are {sorted(LEARNING_RATES)}")
+    return LEARNING_RATES | dict(lr or {})
+
+
+def adam(params: list, lr: float) -> torch.optim.Optimizer:
+    """Adam, fused into one kernel where this torch has it for the parameters' device."""
+    try:
+        return torch.optim.Adam(params, lr=lr, fused=True)
+    except (RuntimeError, TypeError):
+        return torch.optim.Adam(params, lr=lr)
+
+
+@contextlib.contextmanager
+def modes(net: Attached, backbone: bool) -> Iterator[None]:
+    """Train mode inside the block, but for a frozen backbone, whose weights also ask for no
+    gradient; modes and flags as they were after it."""
+    before = [(m, m.training) for m in net.modules()]
+    asked = [(p, p.requires_grad) for p in net.model.parameters()]
+    net.train()
+    if not backbone:
+        net.model.eval()
+        net.model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode
+        for parameter, flag in asked:
+            parameter.requires_grad_(flag)
+
+
+def stopped(state: dict, patience: int, valid: Any) -> bool:
+    return valid is not None and state["waited"] >= patience
+
+
+def remember(
+    net: Attached,
+    optimizers: dict,
+    state: dict,
+    row: dict,
+    checkpoint: str | Path | None,
+    about: dict,
+) -> None:
+    """Add an epoch to the history, keep the best weights, write the checkpoint."""
+    state["history"].append(row)
+    nll = row.get("valid_nll")
+    if nll is not None:
+        best = min((r["valid_nll"] for r in state["history"][:-1]), default=float("inf"))
+        state["waited"] = 0 if nll < best else state["waited"] + 1
+        if nll < best:
+            state["best"] = {k: v.clone() for k, v in net.state_dict().items()}
+    if checkpoint is not None:
+        content = {
+            "gfo": about,
+            "state": net.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
+            "progress": state,
+        }
+        write_atomically(checkpoint, lambda temporary: torch.save(content, temporary))
+
+
+def resume(net: Attached, optimizers: dict, checkpoint: str | Path | None, about: dict) -> dict:
+    """The progress in `checkpoint`, with weights and optimisers restored; else a fresh start."""
+    fresh = {"history": [], "waited": 0, "best": None}
+    if checkpoint is None or not Path(checkpoint).exists():
+        return fresh
+    content = read(checkpoint)
+    check_same(content["gfo"], about, checkpoint)
+    load_state(net, content["state"], checkpoint)
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict(content["optimizers"][name])
+    return content["progress"]

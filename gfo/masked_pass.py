@@ -1,0 +1,146 @@
+"""The masked pass: the one primitive of which sampling, scoring, prediction and every loss are
+views. The backbone runs once; at each site a mask is taken or drawn, scored and applied."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .attach import Attached
+from .noise import Noise
+from .objectives import log_bernoulli
+from .policies import Context
+from .tree import call
+
+Source = Literal["train", "q", "test", "mean", "given"]
+
+
+class Pass(NamedTuple):
+    """What one masked pass saw. Lists have one entry a site, in execution order; log-probabilities
+    are in nats. A mask, and what depends on nothing else, may have one row for the whole batch."""
+
+    logits: Tensor  # (B, K)
+    masks: list[Tensor]  # (B, C_l) or (B, T_l, C_l)
+    q_logits: list[Tensor | None]  # like masks; None where q was not evaluated
+    p_logits: list[Tensor | None]
+    log_z: Tensor | None  # (B,), or (1,) where one number serves all
+    log_lik: Tensor | None  # (B,), None without y
+
+    @property
+    def log_q_sites(self) -> list[Tensor] | None:
+        """log q(z_l | x, y, z_<l) a site, each (B,)."""
+        return _score(self.q_logits, self.masks)
+
+    @property
+    def log_p_sites(self) -> list[Tensor] | None:
+        """log p(z_l | x, z_<l) a site, each (B,)."""
+        return _score(self.p_logits, self.masks)
+
+    @property
+    def log_q(self) -> Tensor | None:
+        """log q(z | x, y), shape (B,): the sum over sites (Algorithm 1, var1)."""
+        return None if self.log_q_sites is None else sum(self.log_q_sites)
+
+    @property
+    def log_p(self) -> Tensor | None:
+        """log p(z | x), shape (B,): the sum over sites (Algorithm 1, var2)."""
+        return None if self.log_p_sites is None else sum(self.log_p_sites)
+
+
+def _score(logits: list[Tensor | None], masks: list[Tensor]) -> list[Tensor] | None:
+    if not logits or logits[0] is None:
+        return None
+    return [log_bernoulli(a, z) for a, z in zip(logits, masks, strict=True)]
+
+
+def masked_pass(
+    net: Attached,
+    x: Any,
+    y: Tensor | None = None,
+    *,
+    masks: list[Tensor] | None = None,
+    noise: Noise | None = None,
+    source: Source = "given",
+) -> Pass:
+    """Run the backbone once under masks.
+
+    x: (B, ...), or a tuple, list or dict of such. y: (B,) labels, where q or the likelihood needs
+    them. masks: one a site (source "given"). noise: uniform numbers, drawn outside, from which
+    masks are made as z = 1[u < σ(logit/T)]: by the method's training policy ("train"), by q at
+    temperature 1 ("q") or by the test-time policy ("test"). Source "mean" needs neither.
+
+    Nothing is checked here: the public functions check their input before they call this.
+    """
+    visitor = Visitor(net, y, masks, noise, source, features(net, x))
+    with net.visiting(visitor):
+        output = call(net.model, x)
+    logits = visitor.finish(net.logits(output))
+    log_lik = None if y is None else net.likelihood.log_lik(logits, y)
+    return Pass(logits, visitor.masks, visitor.q_logits, visitor.p_logits, visitor.log_z, log_lik)
+
+
+def features(net: Attached, x: Any) -> Tensor | None:
+    """x flattened, (B, n), where it is one small float tensor; else None."""
+    return None if net.spec.x_size is None else x.flatten(1)  # (B, ...) -> (B, n)
+
+
+class Visitor:
+    """Walks through the sites of one pass, drawing, scoring and applying masks."""
+
+    def __init__(
+        self,
+        net: Attached,
+        y: Tensor | None = None,
+        masks: list[Tensor] | None = None,
+        noise: Noise | None = None,
+        source: Source = "given",
+        x: Tensor | None = None,
+    ):
+        self.net, self.given, self.noise, self.source, self.x = net, masks, noise, source, x
+        known = y is not None and source != "test"
+        self.y = net.likelihood.encode(y, net.spec.classes) if known else None
+        self.masks: list[Tensor] = []
+        self.q_logits: list[Tensor | None] = []
+        self.p_logits: list[Tensor | None] = []
+        self.log_z: Tensor | None = None
+        self.before = x  # what the generators may read as h_{l−1}
+
+    def __call__(self, layer: int, h: Tensor) -> Tensor:
+        site = self.net.sites[layer]
+        if layer != len(self.masks):
+            raise ValueError(f"site {site.name!r} ran out of turn: the example ran another order")
+        method = self.net.method
+        context = Context(site.pool(h.detach()), self.before, self.y, self.masks)
+        if layer == 0 and self.y is not None:
+            self.log_z = method.log_partition(self.x, context)
+        given = None if self.given is None else self.given[layer]
+        units, explore = None, None
+        if self.noise is not None:
+            units, explore = self.noise.units[layer], self.noise.explore[:, layer : layer + 1]
+            units = units[:, : h.shape[site.axes.index("T")]] if site.tokens else units
+        mask, q_logits, p_logits = method.visit(layer, context, given, units, explore, self.source)
+        self.masks.append(mask)
+        self.q_logits.append(q_logits)
+        self.p_logits.append(p_logits)
+        masked = h * site.spread(method.scale(mask)).to(h.dtype)
+        if method.reads_before:
+            self.before = site.pool(masked.detach())
+        return masked
+
+    def finish(self, logits: Tensor) -> Tensor:
+        """The logits, once every site has run."""
+        if len(self.masks) != len(self.net.sites):
+            missing = self.net.sites[len(self.masks)].name
+            raise ValueError(f"site {missing!r} did not run in this pass, though it did on example")
+        return logits
+
+
+@torch.no_grad()
+def without_gradient(net: Attached, x: Any, y: Tensor | None = None, **how) -> Pass:
+    """A masked pass that leaves no mark: no gradient, no BatchNorm buffer moved, modes kept."""
+    from .attach import untouched
+
+    with untouched(net):
+        return masked_pass(net, x, y, **how)

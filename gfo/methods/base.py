@@ -1,0 +1,151 @@
+"""What a dropout method is: its policies over masks, how masks are drawn, and its loss.
+
+A new method is one new file: subclass `Method`, make the policies in `make`, write `loss`, file it
+under a name with `@METHODS.register`, and import the file in `methods/__init__.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..attach import Spec
+from ..masked_pass import Pass
+from ..policies import Context, LogZ
+
+
+class Loss(NamedTuple):
+    """`parts` are summed and minimised; `info` is only reported. Scalars, in nats unless said."""
+
+    parts: dict[str, Tensor]
+    info: dict[str, Tensor]
+
+
+class Method(nn.Module):
+    """Base of all methods. Subclasses set `self.q` and `self.p` in `make`.
+
+    q: the policy trained toward the posterior, or None. p: the prior policy.
+    test: which of the two draws masks at test time ("p" or "q").
+    reads_label: whether q needs y. shared: whether one mask serves the whole batch.
+    """
+
+    name = "method"
+    test = "p"
+    reads_label = False
+    reads_before = False
+    shared = False
+
+    def __init__(
+        self, *, temperature: float = 1.0, random: float = 0.0, rescale: bool = False, **config
+    ):
+        """temperature: training masks come from σ(logit / temperature).
+        random: probability, per example and layer, of a Bernoulli(0.5) mask in training.
+        rescale: divide a masked layer by the kept fraction of its units, per example (the released
+        MLP does, its ResNet and the paper's equations do not)."""
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature}, needs to be > 0")
+        if not 0 <= random <= 1:
+            raise ValueError(f"random is {random}, needs to be a probability in [0, 1]")
+        self.temperature, self.random, self.rescale = temperature, random, rescale
+        self.config = dict(temperature=temperature, random=random, rescale=rescale, **config)
+        self.q: nn.Module | None = None
+        self.p: nn.Module | None = None
+        self.log_z: nn.Module | None = None
+        self.built = False
+
+    def build(self, spec: Spec) -> None:
+        """Make the mask networks for these sites; called once, by `attach`."""
+        if self.built:
+            raise ValueError(
+                f"this {self.name} object already belongs to a network: make a new one"
+            )
+        self.make(spec)
+        self.built = True
+
+    def make(self, spec: Spec) -> None:
+        raise NotImplementedError
+
+    def loss(self, run: Callable[..., Pass], n: int) -> Loss:
+        """The loss of one batch. `run(source=…, draw=…)` is the masked pass on it, which may
+        be called more than once; `draw` numbers independent noise. n: size of the training set."""
+        raise NotImplementedError
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters by optimiser group: "masks" and "log_z", where there are any."""
+        log_z = [] if self.log_z is None else list(self.log_z.parameters())
+        known = {id(p) for p in log_z}
+        masks = [p for p in self.parameters() if id(p) not in known]
+        return {name: group for name, group in (("masks", masks), ("log_z", log_z)) if group}
+
+    def log_partition(self, x: Tensor | None, context: Context) -> Tensor | None:
+        """log Z for the batch, shape (B,) or (1,), in nats; None for a method without one."""
+        if self.log_z is None:
+            return None
+        features = context.h.flatten(1) if x is None else x  # (B, C) or (B, T, C) -> (B, n)
+        return self.log_z(features, context.y)
+
+    def visit(
+        self,
+        layer: int,
+        context: Context,
+        mask: Tensor | None,
+        units: Tensor | None,
+        explore: Tensor | None,
+        source: str,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(mask, q logits, p logits) at one site. The policy that leads draws the mask if none is
+        given, and the other one scores it; only the leader runs at test time."""
+        lead = self.test if source in ("test", "mean") else "q"
+        can_q = self.q is not None and (context.y is not None or not self.reads_label)
+        lead = lead if lead == "p" or can_q else "p"
+        active = {lead} if source in ("test", "mean") else {"p"} | ({"q"} if can_q else set())
+
+        def draw(logits: Tensor) -> Tensor:
+            return self.draw(logits, units, explore, source)
+
+        logits: dict[str, Tensor | None] = {"q": None, "p": None}
+        for name in sorted(active, key=lambda name: name != lead):
+            mask, logits[name] = getattr(self, name)(layer, context, mask, draw)
+        return mask, logits["q"], logits["p"]
+
+    def draw(
+        self, logits: Tensor, units: Tensor | None, explore: Tensor | None, source: str
+    ) -> Tensor:
+        """z = 1[u < σ(logit / T)]; T and the random masks act in training only. Under "mean" the
+        keep-probability itself stands in for the mask."""
+        if source == "mean":
+            return torch.sigmoid(logits)
+        if source != "train":
+            return (units < torch.sigmoid(logits)).float()
+        keep = torch.sigmoid(logits / self.temperature)
+        if self.random:
+            explore = explore.reshape(-1, *[1] * (units.dim() - 1))  # (B, 1) -> (B, 1[, 1])
+            keep = torch.where(explore < self.random, 0.5, keep)
+        return (units < keep).float()
+
+    def scale(self, mask: Tensor) -> Tensor:
+        """The mask as it multiplies the activation."""
+        if not self.rescale:
+            return mask
+        kept = mask.mean(-1, keepdim=True)
+        return mask / kept.clamp_min(1 / mask.shape[-1])  # an empty layer stays empty
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.config.items())})"
+
+    @staticmethod
+    def make_log_z(spec: Spec) -> LogZ:
+        """A log Z network that reads x where x is one small float tensor, else the first site."""
+        first = spec.sites[0]
+        return LogZ(spec.x_size or first.width * (first.tokens or 1), spec.classes)
+
+
+def check_keep(keep: float, what: str = "keep") -> float:
+    """`keep` if it is a probability strictly between 0 and 1, else ValueError."""
+    if not 0 < keep < 1:
+        raise ValueError(f"{what} is {keep}, needs to lie strictly between 0 and 1")
+    return float(keep)

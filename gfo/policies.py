@@ -1,0 +1,123 @@
+"""Distributions over masks, layer after layer: q, p, the fixed prior, and log Z.
+
+A policy is called once a site. Given a mask it returns that mask with its logits; given a `draw`
+function it draws one. That one signature serves policies whose units are drawn in parallel (here)
+and those that draw unit after unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Draw = Callable[[Tensor], Tensor]
+
+
+class Context(NamedTuple):
+    """What a policy may read at site l, gradients stopped.
+
+    h: h'_l, (B, C) or (B, T, C), spatial means for feature maps.
+    h_before: h_{l−1}, the masked activation of the previous site (x itself, flattened, at l = 1).
+    y: encoded labels (B, K), or None where the label is not known.
+    earlier: the masks z_1 … z_{l−1}.
+    """
+
+    h: Tensor
+    h_before: Tensor | None
+    y: Tensor | None
+    earlier: list[Tensor]
+
+
+def small_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Linear–LayerNorm–LeakyReLU–Linear. The last layer starts at zero, so that a mask policy
+    starts as dropout 0.5 and log Z at 0."""
+    last = nn.Linear(hidden, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(), last)
+
+
+def align(part: Tensor, tokens: int | None) -> Tensor:
+    """Bring a mask or activation to one site's layout: kept where the token counts agree, else its
+    mean over tokens, repeated for each token of the site."""
+    if part.dim() == 3 and part.shape[1] != tokens:
+        part = part.mean(1)  # (B, T', C) -> (B, C)
+    if tokens and part.dim() == 2:
+        part = part.unsqueeze(1).expand(-1, tokens, -1)  # (B, C) -> (B, T, C)
+    return part
+
+
+class LayerwisePolicy(nn.Module):
+    """The paper's policy: all units of a layer in parallel, one small network a layer, given any of
+    "h" (activation), "h_before", "y" (label) and "z" (masks of all earlier layers)."""
+
+    def __init__(
+        self,
+        sites: Sequence,
+        classes: int,
+        reads: Sequence[str],
+        *,
+        before: int | None = None,
+        hidden: int = 32,
+    ):
+        """`before`: width of what the first site's "h_before" reads."""
+        super().__init__()
+        self.reads = tuple(reads)
+        self.nets = nn.ModuleList()
+        for layer, site in enumerate(sites):
+            widths = {
+                "h": site.width,
+                "h_before": sites[layer - 1].width if layer else before,
+                "y": classes,
+                "z": sum(s.width for s in sites[:layer]),
+            }
+            inputs = sum(widths[name] for name in self.reads)
+            self.nets.append(small_mlp(max(inputs, 1), hidden, site.width))
+
+    def inputs(self, context: Context) -> Tensor:
+        """Everything this policy reads at one site: (B, n) or (B, T, n)."""
+        tokens = context.h.shape[1] if context.h.dim() == 3 else None
+        named = {"h": [context.h], "h_before": [context.h_before], "y": [context.y]}
+        named["z"] = context.earlier
+        parts = [align(part, tokens) for name in self.reads for part in named[name]]
+        if not parts:  # the first site of q(z) reads nothing: a constant stands in
+            return align(context.h.new_ones(1, 1), tokens)
+        return torch.cat(parts, -1)
+
+    def forward(
+        self, layer: int, context: Context, mask: Tensor | None, draw: Draw | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(mask, logits) at one site; the mask is drawn where none is given."""
+        logits = self.nets[layer](self.inputs(context))
+        return (draw(logits) if mask is None else mask), logits
+
+
+class FixedPolicy(nn.Module):
+    """Independent Bernoulli(keep), the same for every unit and input."""
+
+    def __init__(self, sites: Sequence, keep: float):
+        super().__init__()
+        logit = torch.logit(torch.tensor(keep, dtype=torch.float64)).float()
+        self.register_buffer("logit", logit, persistent=False)
+
+    def forward(
+        self, layer: int, context: Context, mask: Tensor | None, draw: Draw | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(mask, logits) at one site; the logits have one row and broadcast."""
+        logits = self.logit.expand(1, *context.h.shape[1:])
+        return (draw(logits) if mask is None else mask), logits
+
+
+class LogZ(nn.Module):
+    """log Z_γ(x, y), the partition function estimator of eq (5), shape (B,), in nats."""
+
+    def __init__(self, inputs: int, classes: int, hidden: int = 32):
+        super().__init__()
+        self.net = small_mlp(inputs + classes, hidden, 1)
+
+    def forward(self, features: Tensor, y: Tensor) -> Tensor:
+        """`features` (B, n): x flattened, or the stopped activation at the first site."""
+        return self.net(torch.cat([features, y], 1)).squeeze(1).float()  # (B, 1) -> (B,)

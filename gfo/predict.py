@@ -1,0 +1,148 @@
+"""Views of the masked pass without gradient: sample masks, score them, predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .attach import Attached, untouched
+from .checks import check_masks, check_net, check_samples, check_x, check_y
+from .masked_pass import masked_pass, without_gradient
+from .noise import Noise, draw_noise, generator
+from .prefix import Prefix
+from .tree import device_of, repeat_rows, row_slice, rows, to_device
+
+ROWS = 256  # inputs a block: noise is drawn a block at a time, so it cannot depend on chunking
+MEMORY = 64 * 2**20  # bytes of the largest activation that one folded pass may take
+
+
+class Score(NamedTuple):
+    """Log-probabilities of given masks, each (B,), in nats; None where a method has none."""
+
+    log_q: Tensor | None  # log q(z | x, y), of z under the posterior policy
+    log_p: Tensor | None  # log p(z | x), of z under the prior
+    log_z: Tensor | None  # log Z(x, y), which at the optimum is log p(y | x)
+    log_lik: Tensor  # log p(y | x, z)
+
+
+def sample(
+    net: Attached, x: Any, y: Tensor | None = None, *, seed: int | None = None
+) -> list[Tensor]:
+    """Draw masks: from q(z | x, y) at temperature 1 if y is given, else from the test-time policy.
+
+    Returns one 0/1 tensor a site in execution order, (B, C) or (B, T, C). `seed=None` takes torch's
+    global generator. Methods without a q draw from their only policy either way.
+    Raises ValueError on bad x or y.
+    """
+    check_net(net)
+    check_x(net, x)
+    if y is not None:
+        check_y(net, x, y)
+    seed = int(torch.randint(2**62, ())) if seed is None else seed
+    x, y = to_device((x, y), device_of(net))
+    noise = noise_for(net, rows(x), generator(seed, "sample", device=device_of(net)))
+    out = without_gradient(net, x, y, noise=noise, source="test" if y is None else "q")
+    return [mask.expand(rows(x), *mask.shape[1:]).clone() for mask in out.masks]
+
+
+def score(net: Attached, x: Any, y: Tensor, masks: Sequence[Tensor]) -> Score:
+    """Log-probabilities of `masks` (one a site, each (B, C) or (B, T, C), of 0 and 1).
+
+    Returns `Score(log_q, log_p, log_z, log_lik)`, each (B,), in nats; None where a method has none.
+    log R(z) of the paper is log_lik + log_p. Raises ValueError on bad x, y or masks.
+    """
+    check_net(net)
+    check_x(net, x)
+    check_y(net, x, y)
+    masks = check_masks(net, masks, (rows(x),))
+    x, y, masks = to_device((x, y, masks), device_of(net))
+    out = without_gradient(net, x, y, masks=masks)
+    parts = (out.log_q, out.log_p, out.log_z, out.log_lik)
+    return Score(*(None if part is None else part.expand(rows(x)).clone() for part in parts))
+
+
+def predict(net: Attached, x: Any, samples: int = 20, **how) -> Tensor:
+    """Mean class probabilities over `samples` masks of the test-time policy, (B, K).
+
+    The same call gives the same answer: masks come from `seed` (0 by default). Keywords as in
+    `sample_logits`. Raises ValueError on bad x, samples < 1 or bad masks.
+    """
+    return net.likelihood.probs(sample_logits(net, x, samples, **how)).mean(0)
+
+
+@torch.no_grad()
+def sample_logits(
+    net: Attached,
+    x: Any,
+    samples: int = 20,
+    *,
+    masks: Sequence[Tensor] | None = None,
+    seed: int = 0,
+    memory: int = MEMORY,
+) -> Tensor:
+    """Logits of every input under every mask, (S, B, K).
+
+    masks: given ones instead, one a site, each (S, B, C) or (S, B, T, C).
+    memory: bytes that the largest activation of a folded pass may take; it changes the speed, not
+    the answer. On CUDA the budget is halved, aloud, when the device runs out.
+    """
+    check_net(net)
+    check_samples(samples)
+    check_x(net, x)
+    if masks is not None:
+        samples = len(masks[0])
+        masks = check_masks(net, masks, (samples, rows(x)))
+    device, blocks = device_of(net), []
+    with untouched(net):
+        for block, start in enumerate(range(0, rows(x), ROWS)):
+            part = to_device(row_slice(x, start, ROWS), device)
+            if masks is not None:
+                given = to_device([m[:, start : start + ROWS] for m in masks], device)
+                draws: dict[str, Any] = {"masks": given}
+            else:
+                draws = {"noise": _test_noise(net, samples, rows(part), seed, block)}
+            blocks.append(_block_logits(net, part, samples, draws, memory))
+    return torch.cat(blocks, 1)
+
+
+def _block_logits(net: Attached, x: Any, samples: int, draws: dict, memory: int) -> Tensor:
+    """(S, b, K): one block of inputs, as many samples folded at a time as memory allows."""
+    prefix = Prefix(net, x)
+    fold = max(1, memory // (net.spec.row_bytes * rows(x)))
+    parts = []
+    for first in range(0, samples, fold):
+        count = min(fold, samples - first)
+        with prefix.replay(count):
+            now = {key: _fold(value, first, count) for key, value in draws.items()}
+            source = "given" if "masks" in now else "test"
+            out = masked_pass(net, repeat_rows(x, count), source=source, **now)
+        parts.append(out.logits.unflatten(0, (count, rows(x))))  # (S·b, K) -> (S, b, K)
+    return torch.cat(parts)
+
+
+def _fold(values: Any, first: int, count: int) -> Any:
+    """Samples first … first+count of tensors (S, b, ...), folded to (count·b, ...)."""
+    if isinstance(values, Noise):
+        return Noise(_fold(values.units, first, count), _fold([values.explore], first, count)[0])
+    return [v[first : first + count].flatten(0, 1) for v in values]  # (S, b, ...) -> (S·b, ...)
+
+
+def noise_for(net: Attached, batch: int, gen: torch.Generator) -> Noise:
+    """Noise for one pass over `batch` rows; one row if the method shares its mask."""
+    return draw_noise(net.sites, 1 if net.method.shared else batch, gen)
+
+
+def _test_noise(net: Attached, samples: int, batch: int, seed: int, block: int) -> Noise:
+    """Noise of one block, tensors (S, b, ...): the same for every block if the mask is shared."""
+    shared = net.method.shared
+    gen = generator(seed, "predict", 0 if shared else block, device=device_of(net))
+    flat = draw_noise(net.sites, samples * (1 if shared else batch), gen)
+
+    def shape(t: Tensor) -> Tensor:
+        t = t.unflatten(0, (samples, -1))  # (S·b, ...) -> (S, b, ...)
+        return t.expand(samples, batch, *t.shape[2:])
+
+    return Noise([shape(u) for u in flat.units], shape(flat.explore))

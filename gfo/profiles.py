@@ -1,0 +1,33 @@
+"""How much work each profile does: the one table that chapters and commands read budgets from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .registry import PROFILES
+
+
+@dataclass(frozen=True)
+class Budget:
+    """dataset: what runs unless said otherwise. epochs, patience, batch: of `fit`. samples: masks a
+    prediction averages. seeds: repetitions. toy_steps: optimiser steps on enumerable networks."""
+
+    dataset: str
+    epochs: int
+    patience: int
+    batch: int
+    samples: int
+    seeds: tuple[int, ...]
+    toy_steps: int
+
+
+# quick: the built book and the tests, seconds a chapter on one core. colab: minutes, real MNIST.
+# full: the paper's protocol; its runs are recorded under book/results.
+PROFILES["quick"] = Budget("digits", 40, 6, 64, 20, (0,), 1000)
+PROFILES["colab"] = Budget("mnist", 8, 6, 128, 20, (0,), 4000)
+PROFILES["full"] = Budget("mnist", 40, 6, 128, 20, (0, 1, 2), 4000)
+
+
+def budget(profile: str) -> Budget:
+    """The budget of `profile`; ValueError with the nearest match for an unknown one."""
+    return PROFILES[profile]

@@ -1,0 +1,150 @@
+"""Records: one small JSON file a finished run, written at once, and tables made of them.
+
+A record's identity is (experiment, dataset, method, seed, profile, hash of config), and its file
+name spells it: the same identity is skipped on a second run, and a table refuses to mix
+configurations.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import platform
+import subprocess
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from .save import write_atomically
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "book" / "results"
+KEYS = (
+    "experiment", "dataset", "method", "seed", "profile", "metrics", "config", "config_hash",
+    "device", "torch", "gfo", "commit", "gfo_tree", "dirty", "wall_s", "date",
+)  # fmt: skip
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """12 hex digits of the canonical JSON of `config`."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def path_of(
+    experiment: str, dataset: str, method: str, seed: int, profile: str, config: dict, out: Path
+) -> Path:
+    """Where the record of this identity lies."""
+    name = f"{dataset}_{method}_s{seed}_{profile}_{config_hash(config)}.json"
+    return Path(out) / experiment / name
+
+
+def write(
+    *,
+    experiment: str,
+    dataset: str,
+    method: str,
+    seed: int,
+    profile: str,
+    config: dict,
+    metrics: dict,
+    device: torch.device,
+    wall_s: float,
+    out: Path | None = None,
+) -> Path:
+    """Save one finished run with where it ran and from which source; returns its path."""
+    identity = dict(
+        experiment=experiment, dataset=dataset, method=method, seed=seed, profile=profile
+    )
+    path = path_of(**identity, config=config, out=out or RESULTS)
+    record = identity | {
+        "metrics": metrics, "config": config, "config_hash": config_hash(config),
+        "device": device_name(device), "wall_s": round(wall_s, 2),
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    } | provenance()  # fmt: skip
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+    return path
+
+
+def read(experiment: str, out: Path | None = None, **only: Any) -> pd.DataFrame:
+    """All records of an experiment, one row each, metrics as columns; `only` keeps rows where a
+    column has one value, e.g. profile="full". Empty (no rows) where there are none."""
+    rows = []
+    for path in sorted((Path(out or RESULTS) / experiment).glob("*.json")):
+        record = json.loads(path.read_text())
+        missing = [key for key in KEYS if key not in record]
+        if missing:
+            raise ValueError(f"record {path.name} lacks {', '.join(missing)}: not made by gfo.run")
+        rows.append({k: v for k, v in record.items() if k != "metrics"} | record["metrics"])
+    frame = pd.DataFrame(rows)
+    for column, value in only.items():
+        frame = frame[frame[column] == value] if len(frame) else frame
+    return frame
+
+
+def summary(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """Mean, standard error and n over seeds, one row a (dataset, profile, method).
+
+    Raises ValueError where one such cell mixes configurations.
+    """
+    cells = []
+    for (dataset, profile, method), group in frame.groupby(["dataset", "profile", "method"]):
+        if group["config_hash"].nunique() > 1:
+            raise ValueError(
+                f"{method} on {dataset} ({profile}) has {group['config_hash'].nunique()} "
+                "configurations: keep one, a table does not mix them"
+            )
+        cell = {"dataset": dataset, "profile": profile, "method": method, "n": len(group)}
+        for metric in metrics:
+            cell[metric] = group[metric].mean()
+            cell[f"{metric}_se"] = group[metric].sem() if len(group) > 1 else float("nan")
+        cells.append(cell)
+    return pd.DataFrame(cells)
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the processor that did the work."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"CPU: {name}, {torch.get_num_threads()} thread(s)"
+
+
+@functools.cache
+def provenance() -> dict[str, Any]:
+    """Versions, commit, the git tree of gfo/ and whether gfo/ had uncommitted changes, as they were
+    when first asked: `gfo.run` asks at its start."""
+    from . import __version__
+
+    return {
+        "torch": torch.__version__,
+        "gfo": __version__,
+        "commit": _git("rev-parse", "HEAD"),
+        "gfo_tree": _git("rev-parse", "HEAD:gfo"),
+        "dirty": None
+        if (status := _git("status", "--porcelain", "--", ".")) is None
+        else bool(status),
+    }
+
+
+def _git(*args: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *args], cwd=HERE, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        done = None
+    if done is None or done.returncode:
+        warnings.warn("no git checkout: the record will not name its source", stacklevel=2)
+        return None
+    return done.stdout.strip()

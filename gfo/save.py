@@ -1,0 +1,106 @@
+"""Files: a network with its masks, written atomically, read back without running code."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .attach import Attached, Site, Spec
+from .likelihood import Categorical
+from .methods import create
+
+
+def write_atomically(path: str | Path, write) -> None:
+    """Call `write(temporary)` and move the result to `path`: a reader sees the old file or the
+    whole new one, whatever kills the writer, and two writers never share a temporary."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def describe(net: Attached) -> dict[str, Any]:
+    """What must agree before weights may be loaded: plain data."""
+    return {"spec": _plain(net.spec), "method": net.method.name, "config": net.method.config}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def save(net: Attached, path: str | Path) -> None:
+    """Write weights, buffers, sites and method of `net` to `path`."""
+    content = {"gfo": describe(net), "state": net.state_dict()}
+    write_atomically(path, lambda temporary: torch.save(content, temporary))
+
+
+def load(path: str | Path, model: nn.Module, *, likelihood: Any = None) -> Attached:
+    """Read what `save` wrote. `model` is a bare model of the same architecture, which gets the
+    masks and the weights, or a net from `attach`, which gets the weights.
+
+    Returns the attached net, on the model's device. Raises FileNotFoundError, or ValueError where
+    the file is no gfo file or belongs to another architecture or method.
+    """
+    content = read(path)
+    about = content["gfo"]
+    net = model if isinstance(model, Attached) else _attach_as(about, model, likelihood)
+    check_same(about, describe(net), path)
+    load_state(net, content["state"], path)
+    return net
+
+
+def read(path: str | Path) -> dict:
+    """The content of a gfo file; FileNotFoundError or ValueError in one line."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}: save one first with gfo.save(net, path)")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{str(path)!r} is damaged or no gfo file ({type(error).__name__})"
+        ) from None
+    if not isinstance(content, dict) or "gfo" not in content:
+        raise ValueError(f"{str(path)!r} was not written by gfo.save")
+    return content
+
+
+def check_same(there: dict, here: dict, path: str | Path) -> None:
+    """ValueError naming the first entry in which a file and this network differ."""
+    for key in here:
+        if there.get(key) != here[key]:
+            raise ValueError(
+                f"{str(path)!r} holds another {key}: {there.get(key)} there, {here[key]} here"
+            )
+
+
+def load_state(net: Attached, state: dict, path: str | Path) -> None:
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise ValueError(f"{str(path)!r} holds another architecture: {first}") from None
+
+
+def _attach_as(about: dict, model: nn.Module, likelihood: Any) -> Attached:
+    sites, classes, shapes, x_size, row_bytes, batched, output = about["spec"]
+    for name, *_ in sites:
+        if name not in dict(model.named_modules()):
+            raise ValueError(f"the file has a site {name!r}, which this model lacks")
+    spec = Spec(
+        tuple(Site(*site) for site in sites), classes, tuple(tuple(s) for s in shapes),
+        x_size, row_bytes, tuple(batched), output,
+    )  # fmt: skip
+    config = {k: v for k, v in about["config"].items()}
+    method = create(about["method"], **config)
+    method.build(spec)
+    method.to(next((t.device for t in model.parameters()), torch.device("cpu")))
+    return Attached(model, spec, method, likelihood or Categorical())

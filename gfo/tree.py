@@ -1,0 +1,67 @@
+"""Batches that are one tensor, or a tuple, list or dict of tensors with equal leading size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def leaves(x: Any) -> list[Tensor]:
+    """The tensors in `x`, in order."""
+    if isinstance(x, Tensor):
+        return [x]
+    if isinstance(x, dict):
+        x = list(x.values())
+    if isinstance(x, tuple | list):
+        return [leaf for part in x for leaf in leaves(part)]
+    return []
+
+
+def tree_map(f: Callable[[Tensor], Tensor], x: Any) -> Any:
+    """`x` with `f` applied to each tensor; anything else is kept as it is."""
+    if isinstance(x, Tensor):
+        return f(x)
+    if isinstance(x, dict):
+        return {key: tree_map(f, part) for key, part in x.items()}
+    if isinstance(x, tuple | list):
+        return type(x)(tree_map(f, part) for part in x)
+    return x
+
+
+def rows(x: Any) -> int:
+    """The batch size B of `x`."""
+    return leaves(x)[0].shape[0]
+
+
+def row_slice(x: Any, start: int, count: int) -> Any:
+    """Rows start … start + count of a batch."""
+    return tree_map(lambda t: t[start : start + count], x)
+
+
+def to_device(x: Any, device: torch.device | str) -> Any:
+    """`x` with every tensor on `device`."""
+    return tree_map(lambda t: t.to(device), x)
+
+
+def repeat_rows(x: Any, times: int) -> Any:
+    """`times` copies of the batch, one after the other: row s·B + b is row b."""
+    return tree_map(lambda t: t.repeat(times, *[1] * (t.dim() - 1)), x)  # (B, ...) -> (S·B, ...)
+
+
+def call(model: Callable, x: Any) -> Any:
+    """`model(x)`, with a tuple or list spread over positions and a dict over keywords."""
+    if isinstance(x, dict):
+        return model(**x)
+    if isinstance(x, tuple | list):
+        return model(*x)
+    return model(x)
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """The device of a module's first parameter or buffer, the CPU for one that has neither."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")

@@ -1,0 +1,155 @@
+"""Prediction: folded, chunked and prefix-sharing, against the plain loop."""
+
+import pytest
+import torch
+from conftest import Net, shake, toy_model
+from torch import nn
+
+import gfo
+from gfo.predict import sample_logits
+from gfo.prefix import Prefix
+
+
+def plain_loop(net, x, masks):
+    """Twenty passes, one at a time, through the model with the masks written in as hooks."""
+    model, total = net.detach().eval(), 0
+
+    def multiply(by):
+        return lambda module, args, out: out * by
+
+    for s in range(len(masks[0])):
+        handles = [
+            model.get_submodule(site.name).register_forward_hook(multiply(site.spread(z[s])))
+            for site, z in zip(net.sites, masks, strict=True)
+        ]
+        with torch.no_grad():
+            total = total + model(x).softmax(1)
+        for handle in handles:
+            handle.remove()
+    return total / len(masks[0])
+
+
+def image_case():
+    model = Net()
+    model(torch.randn(32, 3, 6, 6))  # move BatchNorm's statistics off their start
+    return model, ["stem.2", "bn"], torch.randn(7, 3, 6, 6)
+
+
+def shortcut_case():
+    model, _, x = image_case()
+    return model, ["bn"], x
+
+
+def mlp_case():
+    model, sites = toy_model()
+    return model, sites, torch.randn(300, 6)  # more than one block
+
+
+def token_case():
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.out = encoder, nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.out(self.encoder(x).mean(1))
+
+    return Tokens(), ["encoder.dropout1", "encoder.linear2"], torch.randn(5, 4, 8)
+
+
+@pytest.mark.parametrize("case", [mlp_case, image_case, shortcut_case, token_case])
+@pytest.mark.parametrize("memory", [1, 10**9])
+def test_predict_equals_the_plain_loop(case, memory):
+    torch.manual_seed(0)
+    model, sites, x = case()
+    net = gfo.attach(model, sites, gfo.RandomDropout(), x[:3])
+    shapes = [
+        (20, len(x), s.tokens, s.width) if s.tokens else (20, len(x), s.width) for s in net.sites
+    ]
+    masks = [torch.rand(shape).round() for shape in shapes]
+    got = gfo.predict(net, x, masks=masks, memory=memory)
+    torch.testing.assert_close(got, plain_loop(net, x, masks), rtol=0, atol=1e-5)
+
+
+def test_prediction_does_not_depend_on_chunking_and_rows_sum_to_one():
+    torch.manual_seed(0)
+    model, sites, x = image_case()
+    net = shake(gfo.attach(model, sites, gfo.GFlowOut(), x))
+    a, b = gfo.predict(net, x, memory=1), gfo.predict(net, x)
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    torch.testing.assert_close(a.sum(1), torch.ones(7), rtol=0, atol=1e-6)
+    assert sample_logits(net, x, 3).shape == (3, 7, 4)
+
+
+def test_prefix_runs_once_and_modules_used_again_behind_the_site_still_compute():
+    torch.manual_seed(0)
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.relu = nn.Linear(6, 6), nn.Linear(6, 6), nn.ReLU()
+            self.out = nn.Linear(6, 3)
+
+        def forward(self, x):
+            h = self.relu(self.a(x))
+            return self.out(self.relu(h + self.b(h)))
+
+    model, x = Twice(), torch.randn(4, 6)
+    net = gfo.attach(model, ["b"], gfo.RandomDropout(), x)
+    rows = []
+    model.a.register_forward_pre_hook(lambda m, args: rows.append(len(args[0])))
+    prefix = Prefix(net, x)
+    assert {m for m in prefix.kept} == {model.a, model.b, model.relu}
+    masks = [torch.rand(20, 4, 6).round()]
+    got = gfo.predict(net, x, masks=masks)
+    torch.testing.assert_close(got, plain_loop(net, x, masks), rtol=0, atol=1e-5)
+
+
+def test_batch_as_large_as_a_position_table():
+    """A module that returns a (T, C) table must not be mistaken for one that returns B rows."""
+    torch.manual_seed(0)
+
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 8))
+
+        def forward(self):
+            return self.weight
+
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.mix, self.out = Table(), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.out(self.mix(x + self.table()).mean(1))
+
+    x = torch.randn(4, 4, 8)  # B = T = 4
+    net = gfo.attach(Positions(), ["mix"], gfo.RandomDropout(), x)
+    assert "table" not in net.spec.batched and "mix" in net.spec.batched
+    masks = [torch.rand(20, 4, 4, 8).round()]
+    got = gfo.predict(net, x, masks=masks)
+    torch.testing.assert_close(got, plain_loop(net, x, masks), rtol=0, atol=1e-5)
+
+
+def test_nothing_is_touched_and_the_same_call_gives_the_same_answer():
+    torch.manual_seed(0)
+    model, sites, x = image_case()
+    net = gfo.attach(model, sites, "gflowout", x)
+    net.train()
+    y = torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    first = gfo.predict(net, x)
+    gfo.score(net, x, y, gfo.sample(net, x, y))
+    assert all(m.training for m in net.modules())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert torch.equal(first, gfo.predict(net, x))
+    assert not torch.equal(first, gfo.predict(net, x, seed=1))
+    torch.manual_seed(3)
+    masks = gfo.sample(net, x)
+    torch.manual_seed(3)
+    assert all(map(torch.equal, masks, gfo.sample(net, x)))
+    assert not all(map(torch.equal, masks, gfo.sample(net, x)))
