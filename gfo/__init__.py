@@ -4,7 +4,7 @@ from ._vision import declare_missing_operators
 
 declare_missing_operators()  # before anything imports torchvision
 
-from . import data, models  # noqa: E402, I001
+from . import data, exact, models, plots, records  # noqa: E402, I001
 from .attach import Attached, attach  # noqa: E402
 from .fit import fit  # noqa: E402
 from .masked_pass import Pass, masked_pass  # noqa: E402
@@ -16,5 +16,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Attached", "GFlowOut", "IDGFlowOut", "Pass", "RandomDropout", "Score", "attach", "data",
-    "fit", "load", "masked_pass", "models", "predict", "sample", "sample_logits", "save", "score",
+    "exact", "fit", "load", "masked_pass", "models", "plots", "predict", "records", "sample",
+    "sample_logits", "save", "score",
 ]  # fmt: skip
