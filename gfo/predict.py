@@ -70,7 +70,8 @@ def predict(net: Attached, x: Any, samples: int = 20, **how) -> Tensor:
     The same call gives the same answer: masks come from `seed` (0 by default). Keywords as in
     `sample_logits`. Raises ValueError on bad x, samples < 1 or bad masks.
     """
-    return net.likelihood.probs(sample_logits(net, x, samples, **how)).mean(0)
+    logits = sample_logits(net, x, samples, **how)
+    return net.likelihood.probs(logits).mean(0)
 
 
 @torch.no_grad()

@@ -94,6 +94,8 @@ def summary(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     Raises ValueError where one such cell mixes configurations.
     """
     cells = []
+    if frame.empty:
+        return frame
     for (dataset, profile, method), group in frame.groupby(["dataset", "profile", "method"]):
         if group["config_hash"].nunique() > 1:
             raise ValueError(

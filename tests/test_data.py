@@ -1,0 +1,74 @@
+"""Data sets, splits and shifts."""
+
+import gzip
+import struct
+
+import pytest
+import torch
+
+import gfo
+from gfo.data import rotate
+
+
+def test_digits_are_whole_disjoint_and_normalised_by_the_training_part():
+    a, b, c = (gfo.data.load("digits", seed=s) for s in (0, 0, 1))
+    parts = (a.train, a.valid, a.tune, a.test)
+    assert [len(y) for _, y in parts] == [1000, 200, 200, 397]
+    assert all(x.shape[1:] == (1, 28, 28) and x.dtype == torch.float32 for x, _ in parts)
+    rows = {tuple((x * 1000).round().flatten().tolist()) for part in parts for x in part[0]}
+    assert len(rows) > 1790  # 1,797 images, a handful of which may be equal
+    assert abs(float(a.train[0].mean())) < 1e-5 and abs(float(a.train[0].std()) - 1) < 1e-4
+    assert torch.equal(a.train[0], b.train[0]) and not torch.equal(a.train[1], c.train[1])
+
+
+def test_shifted_works_on_raw_images():
+    d = gfo.data.load("digits")
+    x = d.test[0][:5]
+    seen = []
+    back = d.shifted(x, lambda raw: seen.append(raw) or raw)
+    assert seen[0].min() >= 0 and seen[0].max() <= 1
+    torch.testing.assert_close(back, x, rtol=0, atol=1e-5)
+
+
+def test_rotation_by_right_angles_is_exact():
+    x = torch.rand(3, 1, 28, 28)
+    assert torch.equal(rotate(x, 0.0), x)
+    torch.testing.assert_close(rotate(x, 90.0), x.rot90(1, (2, 3)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(rotate(x, 180.0), x.rot90(2, (2, 3)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(rotate(x, 360.0), x, rtol=0, atol=1e-4)
+    each = rotate(x, torch.tensor([0.0, 90.0, 270.0]))
+    assert torch.equal(each[0], x[0])
+    torch.testing.assert_close(each[2], x[2].rot90(3, (1, 2)), rtol=0, atol=1e-4)
+
+
+def test_rotation_turns_by_the_angle_it_says():
+    """A dot 8 pixels right of the centre, turned 30° counter-clockwise."""
+    x = torch.zeros(1, 1, 33, 33)
+    x[0, 0, 16, 24] = 1.0
+    turned = rotate(x, 30.0)[0, 0]
+    rows, columns = torch.meshgrid(torch.arange(33.0), torch.arange(33.0), indexing="ij")
+    right, up = ((turned * axis).sum() / turned.sum() for axis in (columns - 16, 16 - rows))
+    # bilinear interpolation moves a single dot's centre by a fraction of a pixel
+    assert right.item() == pytest.approx(8 * 3**0.5 / 2, abs=0.3)
+    assert up.item() == pytest.approx(4, abs=0.3)
+
+
+def test_missing_mnist_is_named(tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", [])  # no network: nothing to download from
+    with pytest.raises(FileNotFoundError, match="set GFO_DATA or root") as error:
+        gfo.data.load("mnist", root=tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_corrupt_mnist_is_named(tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", [])
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, _ in MNIST.resources:
+        (raw / name).write_bytes(gzip.compress(struct.pack(">IIII", 2051, 1, 28, 28)))
+    with pytest.raises(FileNotFoundError, match="not complete"):
+        gfo.data.load("mnist", root=tmp_path)

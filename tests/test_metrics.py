@@ -1,0 +1,33 @@
+"""Scores against closed forms."""
+
+import numpy as np
+import pytest
+import torch
+
+from gfo import metrics
+
+
+def test_ece_by_hand():
+    probs = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
+    y = np.array([0, 1, 0, 1])
+    # bins of width 1/15: {.9, .9} accuracy .5, {.6} and {.7} accuracy 1
+    want = (2 * abs(0.5 - 0.9) + 0.4 + 0.3) / 4
+    assert metrics.ece(probs, y) == pytest.approx(want)
+
+
+def test_a_calibrated_forecast_has_an_ece_near_zero():
+    gen = np.random.default_rng(0)
+    p = gen.uniform(0.5, 1, 200_000)
+    y = (gen.uniform(size=p.size) > p).astype(int)
+    assert metrics.ece(np.stack([p, 1 - p], 1), y) < 0.005  # 15 bins of 27,000: noise .002
+    assert metrics.ece(np.stack([0.5 + p / 2, 0.5 - p / 2], 1), y) > 0.1
+
+
+def test_brier_and_nll_of_known_forecasts():
+    uniform = torch.full((6, 3), 1 / 3)
+    scores = metrics.evaluate(uniform, torch.tensor([0, 1, 2, 0, 1, 2]))
+    assert scores["nll"] == pytest.approx(np.log(3), abs=1e-6)
+    assert scores["brier"] == pytest.approx(2 / 3, abs=1e-6)
+    sure = torch.eye(3)
+    scores = metrics.evaluate(sure, torch.tensor([0, 1, 2]))
+    assert scores["accuracy"] == 1 and scores["brier"] == 0 and scores["ece"] == 0
