@@ -1,0 +1,1 @@
+"""The parts of `make book`: execute the chapters, stage the sources, check the pages."""

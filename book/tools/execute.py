@@ -1,0 +1,135 @@
+"""Execute the chapters, two at a time, and keep each one until something it depends on changes."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+CELL_TIMEOUT = 300  # seconds
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+WARNING = re.compile(r"^.*?(\w*Warning: .*)$", re.MULTILINE)
+
+# Chapters run in their own kernels, which inherit this: one thread each, no progress bars on pages.
+KERNEL_ENV = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
+
+
+def shared_inputs(root: Path) -> str:
+    """Hash of all that every chapter may read: the package, records, tables and versions."""
+    digest = hashlib.sha256(f"{platform.python_version()} {version('torch')}".encode())
+    for folder in ("gfo", "book/results", "book/paper_tables"):
+        hash_tree(root / folder, digest)
+    digest.update((root / "constraints.txt").read_bytes())
+    return digest.hexdigest()
+
+
+def hash_tree(folder: Path, digest) -> None:
+    """Feed the names and bytes of all files below `folder`, but no caches and hidden files."""
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not any(p.startswith(".") or p == "__pycache__" for p in parts):
+            digest.update("/".join(parts).encode() + b"\0" + path.read_bytes() + b"\0")
+
+
+def execute_all(notebooks: list[Path], root: Path, kept: Path, jobs: int = 2) -> list[str]:
+    """Bring `kept` up to date, telling of each chapter as it ends; returns what failed."""
+    kept.mkdir(parents=True, exist_ok=True)
+    os.environ.update(KERNEL_ENV)
+    shared = shared_inputs(root)
+    keys = {nb: hashlib.sha256(shared.encode() + nb.read_bytes()).hexdigest() for nb in notebooks}
+    stale = [nb for nb in notebooks if not is_kept(nb, keys[nb], kept)]
+    if stale:
+        print(f"{len(notebooks) - len(stale)} chapters unchanged, {len(stale)} to run", flush=True)
+    failed = []
+    # Threads, not processes: the kernels are processes already, and one parent can see to it that
+    # two kernels never pick the same port.
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(execute, nb, keys[nb], kept): nb for nb in stale}
+        for done, future in enumerate(as_completed(futures), 1):
+            stem, report = futures[future].stem, f"[{done}/{len(stale)}] {futures[future].stem:<24}"
+            try:
+                record = future.result()
+            except Exception as error:  # whatever went wrong, the other chapters go on
+                failed.append(stem)
+                print(f"{report} FAILED\n{last_lines(error)}", flush=True)
+            else:
+                print(f"{report} {record['seconds']:6.1f} s", *record["warnings"], sep="\n    ")
+    return failed
+
+
+def is_kept(notebook: Path, key: str, kept: Path) -> bool:
+    """Whether an executed copy made from the same inputs lies in `kept`."""
+    record = kept / f"{notebook.stem}.json"
+    return record.exists() and json.loads(record.read_text())["key"] == key
+
+
+def execute(path: Path, key: str, kept: Path) -> dict:
+    """Run one chapter in its own folder; keep the executed copy and a record beside it."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    started, clock = datetime.now(UTC), time.perf_counter()
+    client.execute()
+    record = {
+        "chapter": path.stem,
+        "started": started.isoformat(timespec="minutes"),
+        "seconds": round(time.perf_counter() - clock, 1),
+        **machine(),
+        "warnings": sorted(set(warnings(notebook))),
+        "key": key,
+    }
+    nbformat.write(notebook, kept / f"{path.stem}.ipynb")
+    # The record goes last: without it the copy does not count as kept.
+    (kept / f"{path.stem}.json").write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+@cache
+def machine() -> dict:
+    """Where the chapters run."""
+    import torch  # here, since it takes seconds and an unchanged book does not need it
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        cpu = found[1] if found else cpu
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
+    return {
+        "device": device,
+        "cpus": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def warnings(notebook) -> Iterator[str]:
+    """The warnings in a notebook's stderr, which the pages leave out."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                yield from WARNING.findall(output["text"])
+
+
+def last_lines(error: Exception, count: int = 15) -> str:
+    """The end of a chapter's traceback, without colours."""
+    text = ANSI.sub("", f"{type(error).__name__}: {error}").strip()
+    return "\n".join(f"    {line}" for line in text.splitlines()[-count:])
+
+
+def records(notebooks: list[Path], kept: Path) -> list[dict]:
+    """The records of the chapters, in reading order."""
+    return [json.loads((kept / f"{nb.stem}.json").read_text()) for nb in notebooks]

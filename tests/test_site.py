@@ -1,0 +1,192 @@
+"""The parts of `make book`: what runs again, what is staged, what the checks of the pages find."""
+
+import json
+
+import nbformat
+import pytest
+import yaml
+from docutils import nodes, utils
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from book.tools import toc
+from book.tools.check import check_site
+from book.tools.execute import execute_all, records
+from book.tools.sphinx_ext import keep_tagged, list_arguments
+from book.tools.stage import config, dress, stage, status_page
+
+TEXT = "<h1 id='top'>Title</h1><p>" + "word " * 30 + "</p>"
+
+
+def site(folder, body: str, head: str = ""):
+    """A site of two pages, one of which has `body`."""
+    (folder / "a.html").write_text(
+        f"<head>{head}</head><body><article>{TEXT}{body}</article></body>"
+    )
+    (folder / "b.html").write_text(f"<article>{TEXT}</article>")
+    (folder / "plot.png").write_bytes(b"")
+    return check_site(folder, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<a href='b.html#top'>there</a> <a href='#top'>here</a> <a href='b.html'>page</a>",
+        "<a href='https://example.org/x'>elsewhere</a> <a href='mailto:a@example.org'>mail</a>",
+        "<img src='plot.png' alt='A line that rises.'>",
+    ],
+)
+def test_good_pages_pass(tmp_path, body):
+    assert site(tmp_path, body) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("<a href='c.html'>x</a>", "leads nowhere: c.html"),
+        ("<a href='../outside.html'>x</a>", "leads nowhere"),
+        ("<a href='b.html#nowhere'>x</a>", "no such place: b.html#nowhere"),
+        ("<a href='#nowhere'>x</a>", "no such place: #nowhere"),
+        ("<img src='gone.png' alt='A line.'>", "leads nowhere: gone.png"),
+        ("<img src='plot.png'>", "image without alt text"),
+        ("<img src='plot.png' alt=' '>", "image without alt text"),
+        ("<img src='plot.png' alt='plot.png'>", "image without alt text"),
+        ("<img src='https://example.org/x.png' alt='A line.'>", "<img> loads https"),
+        ("<script src='//example.org/x.js'></script>", "<script> loads //example"),
+        ("<pre><span>Traceback</span> (most recent call last)</pre>", "carries a traceback"),
+        ("<div class='output traceback'>x</div>", "carries a traceback"),
+        ("<span class='problematic'>x</span>", "error message of Sphinx"),
+    ],
+)
+def test_bad_pages_are_found(tmp_path, body, problem):
+    found = site(tmp_path, body)
+    assert found and all(line.startswith("a: ") for line in found)
+    assert any(problem in line for line in found)
+
+
+def test_external_stylesheet_is_found(tmp_path):
+    assert site(tmp_path, "", head="<link rel='stylesheet' href='https://example.org/x.css'>")
+
+
+def test_missing_and_empty_pages_are_found(tmp_path):
+    (tmp_path / "a.html").write_text("<article><h1>Title</h1></article>")
+    problems = check_site(tmp_path, ["a", "gone"])
+    assert problems == ["gone: not built", "a: is empty (1 words)"]
+
+
+def figure_cell(**metadata):
+    """A code cell with one image output."""
+    image = new_output("display_data", {"image/png": "aGk="})
+    return new_code_cell("plot()", outputs=[image], metadata=metadata)
+
+
+def test_figures_get_caption_name_and_alt():
+    figure = {"caption": "What is seen.", "alt": "A line."}
+    notebook = new_notebook(cells=[figure_cell(figure=figure), figure_cell(figure=figure)])
+    first, second = dress(notebook, "elbo").cells
+    assert first.metadata["mystnb"] == {
+        "figure": {"caption": "What is seen.", "name": "fig-elbo-1"},
+        "image": {"alt": "A line."},
+    }
+    assert second.metadata["mystnb"]["figure"]["name"] == "fig-elbo-2"
+
+
+def test_parameters_are_folded_and_citations_linked():
+    cells = [
+        new_code_cell("profile = 'quick'", metadata={"tags": ["parameters"]}),
+        new_markdown_cell("As [Liu et al. (2023)](bibliography.md#liu2023) say."),
+    ]
+    code, text = dress(new_notebook(cells=cells), "elbo").cells
+    assert "hide-input" in code.metadata["tags"]
+    assert 'href="bibliography.html#liu2023">Liu et al. (2023)</a>' in text.source
+
+
+def test_progress_bars_go_and_sliders_stay():
+    view = "application/vnd.jupyter.widget-view+json"
+    names = {"bar": "FloatProgressModel", "slider": "IntSliderModel"}
+    state = {key: {"model_name": name, "state": {}} for key, name in names.items()}
+    for box in ("bar", "slider"):
+        children = [f"IPY_MODEL_{box}"]
+        state[f"{box}-box"] = {"model_name": "HBoxModel", "state": {"children": children}}
+    shown = ["bar-box", "slider-box", "closed"]
+    outputs = [new_output("display_data", {view: {"model_id": key}}) for key in shown]
+    notebook = new_notebook(cells=[new_code_cell("fit()", outputs=outputs)])
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": state}}
+    left = dress(notebook, "elbo").cells[0].outputs
+    assert [output.data[view]["model_id"] for output in left] == ["slider-box"]
+
+
+@pytest.mark.parametrize(("url", "buttons"), [("", False), ("https://example.org/o/r", True)])
+def test_one_address_brings_the_colab_buttons(url, buttons):
+    settings = yaml.safe_load((toc.ROOT / "_config.yml").read_text())
+    settings["repository"]["url"] = url
+    staged = yaml.safe_load(config(yaml.safe_dump(settings)))
+    assert ("launch_buttons" in staged) == buttons
+
+
+def test_equations_with_a_number_of_their_own_reach_mathjax_unwrapped():
+    document = utils.new_document("page")
+    plain, tagged = r"a \\ b", r"a \\ b \tag{5}"
+    document += [nodes.math_block(text, text, nowrap=False) for text in (plain, tagged)]
+    keep_tagged(None, document)
+    untouched, kept = document.children
+    assert (untouched.astext(), untouched["nowrap"]) == (plain, False)
+    assert (kept.astext(), kept["nowrap"]) == (rf"\[{tagged}\]", True)
+
+
+def test_plain_docstrings_become_lists_of_parameters():
+    lines = ["gfo: it.", "", "a, b: the sides", "    of it.", "c: more.", "Raises: nothing."]
+    list_arguments(None, "function", "f", None, None, lines)
+    want = [":param a,b: the sides", "    of it.", ":param c: more.", "", "Raises: nothing."]
+    assert lines == ["gfo: it.", "", *want]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A book of one good and one failing chapter."""
+    for folder in ("gfo", "book/results", "book/paper_tables", "book/assets"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "constraints.txt").write_text("")
+    (tmp_path / "gfo/x.py").write_text("")
+    for stem, code in {"good": "print(40 + 2)", "bad": "1 / 0"}.items():
+        nbformat.write(new_notebook(cells=[new_code_cell(code)]), tmp_path / f"book/{stem}.ipynb")
+    return tmp_path
+
+
+def test_chapters_run_again_only_when_something_changed(tree, capsys):
+    good, bad, kept = tree / "book/good.ipynb", tree / "book/bad.ipynb", tree / "kept"
+    assert execute_all([good, bad], tree, kept) == ["bad"]
+    assert "ZeroDivisionError" in capsys.readouterr().out
+    assert "42" in (kept / "good.ipynb").read_text()
+    record = json.loads((kept / "good.json").read_text())
+    assert record["chapter"] == "good" and record["seconds"] > 0 and record["cpus"] >= 1
+    assert not (kept / "bad.json").exists()
+
+    assert execute_all([good], tree, kept) == []
+    assert capsys.readouterr().out == ""
+    (tree / "gfo/x.py").write_text("x = 1")
+    assert execute_all([good], tree, kept) == []
+    assert "1 to run" in capsys.readouterr().out
+
+
+def test_pages_that_are_not_there_are_named(tree):
+    chapters = "[{file: book/gone}, {file: book/status}]"
+    (tree / "_toc.yml").write_text(f"root: book/good\nparts: [{{chapters: {chapters}}}]\n")
+    assert toc.missing(tree) == ["book/gone"]
+    assert toc.chapters(tree) == [tree / "book/good.ipynb"]
+
+
+def test_staged_tree_has_the_executed_copies_and_the_status(tree):
+    (tree / "_toc.yml").write_text("root: book/good\nparts: [{chapters: [{file: book/status}]}]\n")
+    (tree / "_config.yml").write_text("repository: {url: ''}")
+    (tree / "book/references.bib").write_text("")
+    assert execute_all([tree / "book/good.ipynb"], tree, tree / "kept") == []
+    stage(tree, tree / "kept", records([tree / "book/good.ipynb"], tree / "kept"), tree / "src")
+    assert "42" in (tree / "src/book/good.ipynb").read_text()
+    assert "(good.ipynb)" in (tree / "src/book/status.md").read_text()
+
+
+def test_status_page_tells_when_how_long_and_on_what():
+    record = {"chapter": "elbo", "started": "2026-01-02T03:04+00:00", "seconds": 12.3}
+    record |= {"device": "a CPU", "cpus": 2, "torch": "2.13.0", "python": "3.11.2"}
+    row = "| [](elbo.ipynb) | 2026-01-02 03:04 | 12 | a CPU (2 CPUs) | 2.13.0 | 3.11.2 |"
+    assert row in status_page([record])
