@@ -23,7 +23,7 @@ class Budget:
 
 # quick: the built book and the tests, seconds a chapter on one core. colab: minutes, real MNIST.
 # full: the paper's protocol; its runs are recorded under book/results.
-PROFILES["quick"] = Budget("digits", 40, 6, 64, 20, (0,), 1000)
+PROFILES["quick"] = Budget("digits", 25, 6, 64, 20, (0,), 1000)
 PROFILES["colab"] = Budget("mnist", 8, 6, 128, 20, (0,), 4000)
 PROFILES["full"] = Budget("mnist", 40, 6, 128, 20, (0, 1, 2), 4000)
 
