@@ -179,7 +179,7 @@ def attach(
     if any(isinstance(h, SiteHook) for m in model.modules() for h in m._forward_hooks.values()):
         raise ValueError("this model already has masks; call net.detach() on the old net first")
     spec = inspect(model, names, example, axes or {}, output)
-    method.build(spec)
+    method.build(spec, model)
     method.to(next((t.device for t in model.parameters()), torch.device("cpu")))
     return Attached(model, spec, method, likelihood or Categorical())
 

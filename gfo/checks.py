@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from .attach import Attached
+from .ensemble import Ensemble
 from .tree import leaves, rows
 
 
 def check_net(net: Any) -> None:
+    if isinstance(net, Ensemble):
+        raise ValueError("an Ensemble only predicts: ask a member for this, ensemble.nets[0]")
     if not isinstance(net, Attached):
         raise ValueError(f"need a net from gfo.attach, got a {type(net).__name__}")
 

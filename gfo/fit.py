@@ -20,11 +20,11 @@ from tqdm.auto import tqdm
 
 from .attach import Attached
 from .checks import check_net, check_samples, check_x, check_y
-from .masked_pass import masked_pass
-from .noise import derive, generator
+from .masked_pass import Pass, masked_pass, without_gradient
+from .noise import Noise, derive, generator
 from .predict import noise_for, predict
 from .save import check_same, describe, load_state, read, write_atomically
-from .tree import device_of, rows, to_device, tree_map
+from .tree import device_of, repeat_rows, rows, to_device, tree_map
 
 LEARNING_RATES = {"backbone": 1e-3, "masks": 1e-3, "log_z": 1e-2}
 
@@ -125,12 +125,7 @@ def one_epoch(
     count = 0
     for step, (x, y) in enumerate(batches):
         x, y = to_device((x, y), device_of(net))
-
-        def run(source: str = "train", draw: int = 0, x=x, y=y, step=step):
-            gen = generator(seed, "step", epoch, step, draw, device=device_of(net))
-            return run_pass(net, x, y, noise=noise_for(net, rows(x), gen), source=source)
-
-        loss = net.method.loss(run, n)
+        loss = net.method.loss(Run(net, x, y, (seed, "step", epoch, step), run_pass), n)
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         sum(loss.parts.values()).backward()
@@ -140,6 +135,37 @@ def one_epoch(
             sums[name] = sums[name] + value.detach()
         count += 1
     return {name: float(total) / count for name, total in sums.items()}
+
+
+class Run:
+    """The masked pass on one batch, as a method's loss calls it. Noise comes from (key, draw):
+    equal draws give equal noise, whatever else differs."""
+
+    def __init__(self, net: Attached, x: Any, y: Tensor, key: tuple, run_pass: Callable):
+        self.net, self.x, self.y, self.key, self.run_pass = net, x, y, key, run_pass
+
+    def noise(self, draw: int = 0, repeat: int = 1) -> Noise:
+        """The uniform numbers that the pass with this `draw` and `repeat` makes its masks from."""
+        gen = generator(*self.key, draw, device=device_of(self.net))
+        return noise_for(self.net, repeat * rows(self.x), gen)
+
+    def __call__(
+        self,
+        source: str = "train",
+        draw: int = 0,
+        *,
+        repeat: int = 1,
+        masks: list[Tensor | None] | None = None,
+        forward_only: bool = False,
+    ) -> Pass:
+        """source: which policy draws, as in `masked_pass`. draw: number of the noise.
+        repeat: copies of the batch folded into it, a mask each; row s·B + b is copy s of row b.
+        masks: one a site to impose, None where the site draws its own.
+        forward_only: no gradient, no buffer moved (BatchNorm uses its running statistics)."""
+        x, y = (self.x, self.y) if repeat == 1 else repeat_rows((self.x, self.y), repeat)
+        run_pass = without_gradient if forward_only else self.run_pass
+        noise = self.noise(draw, repeat)
+        return run_pass(self.net, x, y, masks=masks, noise=noise, source=source)
 
 
 def predictive_nll(net: Attached, data: Batches, samples: int, seed: int = 0) -> float:

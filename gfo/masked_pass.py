@@ -27,6 +27,7 @@ class Pass(NamedTuple):
     p_logits: list[Tensor | None]
     log_z: Tensor | None  # (B,), or (1,) where one number serves all
     log_lik: Tensor | None  # (B,), None without y
+    log_flows: list[Tensor | None]  # (B,) a site, for the methods that have state flows
 
     @property
     def log_q_sites(self) -> list[Tensor] | None:
@@ -78,7 +79,8 @@ def masked_pass(
         output = call(net.model, x)
     logits = visitor.finish(net.logits(output))
     log_lik = None if y is None else net.likelihood.log_lik(logits, y)
-    return Pass(logits, visitor.masks, visitor.q_logits, visitor.p_logits, visitor.log_z, log_lik)
+    seen = (visitor.masks, visitor.q_logits, visitor.p_logits, visitor.log_z)
+    return Pass(logits, *seen, log_lik, visitor.log_flows)
 
 
 def features(net: Attached, x: Any) -> Tensor | None:
@@ -105,6 +107,7 @@ class Visitor:
         self.q_logits: list[Tensor | None] = []
         self.p_logits: list[Tensor | None] = []
         self.log_z: Tensor | None = None
+        self.log_flows: list[Tensor | None] = []
         self.before = x  # what the generators may read as h_{l−1}
 
     def __call__(self, layer: int, h: Tensor) -> Tensor:
@@ -115,6 +118,7 @@ class Visitor:
         context = Context(site.pool(h.detach()), self.before, self.y, self.masks)
         if layer == 0 and self.y is not None:
             self.log_z = method.log_partition(self.x, context)
+        self.log_flows.append(None if self.y is None else method.log_flow(layer, context))
         given = None if self.given is None else self.given[layer]
         units, explore = None, None
         if self.noise is not None:

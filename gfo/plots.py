@@ -8,13 +8,23 @@ from cycler import cycler
 # Okabe & Ito (2008): told apart under all common colour-vision deficiencies.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 COLORS = {
+    "deterministic": "#7F7F7F",
     "random": "#000000",
+    "mc-improved": "#E69F00",
+    "concrete": "#009E73",
+    "contextual": "#CC79A7",
+    "ensemble": "#882255",
     "gflowout": "#0072B2",
     "gflowout-literal": "#56B4E9",
     "id-gflowout": "#D55E00",
 }
 LABELS = {
+    "deterministic": "No dropout",
     "random": "Random dropout",
+    "mc-improved": "MC dropout, improved",
+    "concrete": "Concrete dropout",
+    "contextual": "Contextual dropout",
+    "ensemble": "Deep ensemble",
     "gflowout": "GFlowOut",
     "gflowout-literal": "GFlowOut (literal)",
     "id-gflowout": "ID-GFlowOut",

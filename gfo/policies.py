@@ -13,7 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-Draw = Callable[[Tensor], Tensor]
+from .registry import Registry
+
+# draw(logits, units): masks for the logits of some units of a site (a slice; all by default)
+Draw = Callable[..., Tensor]
 
 
 class Context(NamedTuple):
@@ -62,8 +65,10 @@ class LayerwisePolicy(nn.Module):
         *,
         before: int | None = None,
         hidden: int = 32,
+        outputs: int | None = None,
     ):
-        """`before`: width of what the first site's "h_before" reads."""
+        """`before`: width of what the first site's "h_before" reads. `outputs`: numbers a site
+        returns, if not one a unit."""
         super().__init__()
         self.reads = tuple(reads)
         self.nets = nn.ModuleList()
@@ -75,7 +80,9 @@ class LayerwisePolicy(nn.Module):
                 "z": sum(s.width for s in sites[:layer]),
             }
             inputs = sum(widths[name] for name in self.reads)
-            self.nets.append(small_mlp(max(inputs, 1), hidden, site.width))
+            self.nets.append(self.network(max(inputs, 1), hidden, outputs or site.width))
+
+    network = staticmethod(small_mlp)
 
     def inputs(self, context: Context) -> Tensor:
         """Everything this policy reads at one site: (B, n) or (B, T, n)."""
@@ -95,20 +102,74 @@ class LayerwisePolicy(nn.Module):
         return (draw(logits) if mask is None else mask), logits
 
 
+class UnitNet(nn.Module):
+    """Logits of a layer's units, each given the units before it: a_i = b_i + v_i · f(W·inputs +
+    Σ_{j<i} z_j U_j), a neural autoregressive estimator (NADE, Larochelle & Murray, 2011)."""
+
+    def __init__(self, inputs: int, hidden: int, width: int):
+        super().__init__()
+        self.read = nn.Linear(inputs, hidden)  # W
+        self.kept = nn.Parameter(torch.randn(width, hidden) * 0.5)  # U
+        self.squash = nn.Sequential(nn.LayerNorm(hidden), nn.LeakyReLU())  # f
+        self.out = nn.Parameter(torch.zeros(width, hidden))  # v; zero starts as dropout 0.5
+        self.bias = nn.Parameter(torch.zeros(width))  # b
+
+    def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """(..., n), (..., C) -> logits (..., C), every unit at once."""
+        added = mask.unsqueeze(-1) * self.kept  # (..., C, H)
+        state = self.read(inputs).unsqueeze(-2) + added.cumsum(-2) - added
+        return (self.squash(state) * self.out).sum(-1) + self.bias
+
+    @torch.no_grad()
+    def draw(self, inputs: Tensor, draw: Draw) -> Tensor:
+        """A mask (..., C), drawn unit after unit."""
+        state, bits = self.read(inputs), []
+        for i in range(len(self.kept)):
+            logit = (self.squash(state) * self.out[i]).sum(-1, keepdim=True) + self.bias[i]
+            bits.append(draw(logit, slice(i, i + 1)))
+            state = state + bits[-1] * self.kept[i]
+        return torch.cat(bits, -1)
+
+
+class UnitwisePolicy(LayerwisePolicy):
+    """Each unit given the earlier units of its layer too, so that any distribution over masks is
+    in reach. Scoring a mask of C units is one pass; drawing one takes C small steps in sequence,
+    which is what the paper's layer-wise policy saves."""
+
+    network = staticmethod(UnitNet)
+
+    def forward(
+        self, layer: int, context: Context, mask: Tensor | None, draw: Draw | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(mask, logits) at one site; the logits are those given the mask's own earlier units."""
+        inputs, net = self.inputs(context), self.nets[layer]
+        mask = net.draw(inputs, draw) if mask is None else mask
+        return mask, net(inputs, mask)
+
+
 class FixedPolicy(nn.Module):
     """Independent Bernoulli(keep), the same for every unit and input."""
 
     def __init__(self, sites: Sequence, keep: float):
         super().__init__()
         logit = torch.logit(torch.tensor(keep, dtype=torch.float64)).float()
-        self.register_buffer("logit", logit, persistent=False)
+        self.register_buffer("logits", logit.repeat(len(sites)), persistent=False)  # (L,)
 
     def forward(
         self, layer: int, context: Context, mask: Tensor | None, draw: Draw | None = None
     ) -> tuple[Tensor, Tensor]:
         """(mask, logits) at one site; the logits have one row and broadcast."""
-        logits = self.logit.expand(1, *context.h.shape[1:])
+        # a copy: a view of a learned logit would ask for gradient even where none is recorded
+        logits = self.logits[layer].repeat(1, *context.h.shape[1:])
         return (draw(logits) if mask is None else mask), logits
+
+
+class LearnedPolicy(FixedPolicy):
+    """Independent Bernoullis with one learned keep-probability a layer, which starts at `keep`."""
+
+    def __init__(self, sites: Sequence, keep: float):
+        super().__init__(sites, keep)
+        self.logits = nn.Parameter(self.logits)  # takes the buffer's place
 
 
 class LogZ(nn.Module):
@@ -121,3 +182,8 @@ class LogZ(nn.Module):
     def forward(self, features: Tensor, y: Tensor) -> Tensor:
         """`features` (B, n): x flattened, or the stopped activation at the first site."""
         return self.net(torch.cat([features, y], 1)).squeeze(1).float()  # (B, 1) -> (B,)
+
+
+POLICIES = Registry("policy")
+POLICIES["layerwise"] = LayerwisePolicy
+POLICIES["unitwise"] = UnitwisePolicy

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .attach import Attached, untouched
 from .checks import check_masks, check_net, check_samples, check_x, check_y
+from .ensemble import Ensemble
 from .masked_pass import masked_pass, without_gradient
 from .noise import Noise, draw_noise, generator
 from .prefix import Prefix
@@ -84,18 +85,26 @@ def sample_logits(
     seed: int = 0,
     memory: int = MEMORY,
 ) -> Tensor:
-    """Logits of every input under every mask, (S, B, K).
+    """Logits of every input under every mask, (S, B, K). For an ensemble of M members that is
+    ⌈S/M⌉ masks each, in turn: row s·M + m is mask s of member m.
 
     masks: given ones instead, one a site, each (S, B, C) or (S, B, T, C).
     memory: bytes that the largest activation of a folded pass may take; it changes the speed, not
     the answer. On CUDA the budget is halved, aloud, when the device runs out.
     """
-    check_net(net)
     check_samples(samples)
+    if isinstance(net, Ensemble) and masks is None:
+        share = -(-samples // len(net.nets))
+        parts = [sample_logits(member, x, share, seed=seed, memory=memory) for member in net.nets]
+        return torch.stack(parts, 1).flatten(0, 1)  # (S', M, B, K) -> (S'·M, B, K)
+    check_net(net)
     check_x(net, x)
     if masks is not None:
         samples = len(masks[0])
         masks = check_masks(net, masks, (samples, rows(x)))
+    elif samples > 1 and not net.method.stochastic:
+        one = sample_logits(net, x, 1, seed=seed, memory=memory)
+        return one.expand(samples, -1, -1)  # (1, B, K) -> (S, B, K)
     device, blocks = device_of(net), []
     with untouched(net):
         for block, start in enumerate(range(0, rows(x), ROWS)):

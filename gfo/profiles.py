@@ -25,6 +25,8 @@ class Budget:
 # full: the paper's protocol; its runs are recorded under book/results.
 PROFILES["quick"] = Budget("digits", 25, 6, 64, 20, (0,), 1000)
 PROFILES["colab"] = Budget("mnist", 8, 6, 128, 20, (0,), 4000)
+# tune: a third of the epochs, equal for all methods (see experiments/tune.py).
+PROFILES["tune"] = Budget("mnist", 12, 4, 128, 20, (0,), 0)
 PROFILES["full"] = Budget("mnist", 40, 6, 128, 20, (0, 1, 2), 4000)
 
 

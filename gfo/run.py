@@ -44,15 +44,13 @@ def run(
     DATASETS[dataset], [create(name) for name in methods], pick_device(device)
     out = Path(out or records.RESULTS)
     records.provenance()
-    todo = []
-    for seed in seeds:
-        for name in methods:
-            identity = dict(
-                experiment=experiment, dataset=dataset, method=name, seed=seed, profile=profile,
-                config=task.config(dataset, name, profile),
-            )  # fmt: skip
-            if force or not records.path_of(**identity, out=out).exists():
-                todo.append(identity)
+    grid = [
+        dict(experiment=experiment, dataset=dataset, method=m, seed=s, profile=profile, config=c)
+        for s in seeds
+        for m in methods
+        for c in task.configs(dataset, m, profile)
+    ]
+    todo = [i for i in grid if force or not records.path_of(**i, out=out).exists()]
     for identity in tqdm(todo, desc=f"{experiment} on {dataset}", disable=not progress):
         one(task, identity, device, root, out, progress)
     found = records.read(experiment, out, dataset=dataset, profile=profile)
@@ -74,7 +72,8 @@ def one(task, identity: dict, device: str, root, out: Path, progress: bool) -> P
     path = records.write(
         **identity, metrics=metrics, device=pick_device(device), wall_s=wall, out=out
     )
-    checkpoint.unlink(missing_ok=True)
+    for left in checkpoint.parent.glob(f"{checkpoint.stem}.*"):  # one a member of an ensemble
+        left.unlink()
     return path
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .attach import Attached, Site, Spec
+from .checks import check_net
 from .likelihood import Categorical
 from .methods import create
 
@@ -39,6 +40,7 @@ def _plain(value: Any) -> Any:
 
 def save(net: Attached, path: str | Path) -> None:
     """Write weights, buffers, sites and method of `net` to `path`."""
+    check_net(net)
     content = {"gfo": describe(net), "state": net.state_dict()}
     write_atomically(path, lambda temporary: torch.save(content, temporary))
 
@@ -101,6 +103,6 @@ def _attach_as(about: dict, model: nn.Module, likelihood: Any) -> Attached:
     )  # fmt: skip
     config = {k: v for k, v in about["config"].items()}
     method = create(about["method"], **config)
-    method.build(spec)
+    method.build(spec, model)
     method.to(next((t.device for t in model.parameters()), torch.device("cpu")))
     return Attached(model, spec, method, likelihood or Categorical())

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from conftest import all_masks, shake, toy_model
 
 import gfo
+from gfo.fit import Run
 from gfo.noise import draw_noise, generator
 from gfo.objectives import kl_bernoulli, log_bernoulli, trajectory_balance
 
@@ -164,11 +165,7 @@ def test_each_loss_part_moves_its_own_group_only(objective, theta):
     method = gfo.GFlowOut(prior_objective=objective, theta=theta)
     net = shake(gfo.attach(model, sites, method, x))
 
-    def run(source, draw=0):
-        noise = draw_noise(net.sites, 16, generator(draw))
-        return gfo.masked_pass(net, x, y, noise=noise, source=source)
-
-    parts = net.method.loss(run, 16).parts
+    parts = net.method.loss(Run(net, x, y, (0,), gfo.masked_pass), 16).parts
     none = dict.fromkeys(("backbone", "q", "p", "log_z"), False)
     assert gradients(net, parts["nll"]) == none | {"backbone": True}
     assert gradients(net, parts["tb"]) == none | {"q": True, "log_z": True}
@@ -180,10 +177,10 @@ def test_id_loss_is_eq_11_and_its_floor():
     model, sites = toy_model()
     x, y, n = torch.randn(16, 6), torch.arange(16) % 3, 1000
     net = shake(gfo.attach(model, sites, gfo.IDGFlowOut(), x))
-    noise = draw_noise(net.sites, 1, generator(0))
-    out = gfo.masked_pass(net, x, y, noise=noise, source="train")
+    run = Run(net, x, y, (0,), gfo.masked_pass)
+    out = run()
     assert all(len(z) == 1 for z in out.masks)  # one mask serves the batch
-    loss = net.method.loss(lambda source: gfo.masked_pass(net, x, y, noise=noise, source=source), n)
+    loss = net.method.loss(run, n)
     log_reward = n * out.log_lik.mean() - 7 * math.log(2)
     residual = n * net.method.log_z.per_example + out.log_q - log_reward
     torch.testing.assert_close(loss.parts["tb"], residual.square().mean() / n)

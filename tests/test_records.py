@@ -102,7 +102,7 @@ def test_run_skips_what_is_recorded_and_force_redoes_it(tmp_path, monkeypatch):
         return real(*args, **kwargs)
 
     monkeypatch.setattr(Rotation, "run", staticmethod(counted))
-    monkeypatch.setattr(Rotation, "config", staticmethod(small_config(Rotation.config)))
+    monkeypatch.setattr(Rotation, "configs", staticmethod(one_epoch(Rotation.configs)))
     how = dict(methods=["random", "gflowout"], profile="quick", out=tmp_path, progress=False)
     first = run("rotation", **how)
     assert calls == ["random", "gflowout"] and len(first) == 2
@@ -115,11 +115,8 @@ def test_run_skips_what_is_recorded_and_force_redoes_it(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(first[columns], again[columns])  # the same seed, the same numbers
 
 
-def small_config(config):
-    def small(*args):
-        return config(*args) | {"epochs": 1}
-
-    return small
+def one_epoch(configs):
+    return lambda *args: [config | {"epochs": 1} for config in configs(*args)]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from ..registry import EXPERIMENTS
-from . import rotation  # noqa: F401 - files itself under its name
+from . import prior, rotation, tune  # noqa: F401 - they file themselves
 
 __all__ = ["EXPERIMENTS"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from .. import data, models
 from ..attach import Attached, attach
 from ..data import Splits
+from ..ensemble import Ensemble, train_members
 from ..fit import LEARNING_RATES, fit
 from ..mask_stats import moved
 from ..methods import create
@@ -29,14 +31,15 @@ class Rotation:
     methods = ("random", "gflowout", "gflowout-literal", "id-gflowout")
 
     @staticmethod
-    def config(dataset: str, method: str, profile: str) -> dict[str, Any]:
-        """Everything that defines the run but its seed; plain JSON."""
+    def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+        """Everything that defines a run but its seed; plain JSON. One configuration here."""
         work = budget(profile)
-        return {
+        config = {
             "model": "mlp", "hidden": [300, 100], "method": create(method).config,
             "epochs": work.epochs, "patience": work.patience, "batch": work.batch,
             "samples": work.samples, "lr": LEARNING_RATES, "optimizer": "adam",
         }  # fmt: skip
+        return [config]
 
     @staticmethod
     def run(
@@ -50,15 +53,33 @@ class Rotation:
         checkpoint: Path | None = None,
         progress: bool = True,
     ) -> dict[str, Any]:
-        """Train one network and return its metrics; accuracies in [0, 1], nll in nats."""
+        """Train one network, or the members of an ensemble; accuracies in [0, 1], nll in nats."""
         splits = data.load(dataset, root=root, seed=seed)
+        net, histories = fitted(splits, method, seed, config, device, checkpoint, progress)
+        return measure(net, splits, config["samples"], histories)
+
+
+def fitted(
+    splits: Splits,
+    method: str,
+    seed: int,
+    config: dict,
+    device: str = "auto",
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> tuple[Attached | Ensemble, list[pd.DataFrame]]:
+    """Train the network of `config`, or the members of an ensemble; with a history a member."""
+
+    def train(seed: int, checkpoint: Path | None) -> tuple[Attached, pd.DataFrame]:
         net = make_net(splits, method, seed, config)
-        history = fit(
+        return net, fit(
             net, splits.train, splits.valid, epochs=config["epochs"], batch=config["batch"],
             patience=config["patience"], lr=config["lr"], samples=config["samples"], seed=seed,
             device=device, checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
-        return measure(net, splits, config["samples"], history)
+
+    members = create(method, **config["method"]).members
+    return train_members(train, members, seed, checkpoint)
 
 
 def make_net(splits: Splits, method: str, seed: int, config: dict) -> Attached:
@@ -77,7 +98,9 @@ def rotated(splits: Splits, angles: Tensor | None = None) -> Tensor:
     return splits.shifted(x, lambda raw: data.rotate(raw, angles))
 
 
-def measure(net: Attached, splits: Splits, samples: int, history) -> dict[str, Any]:
+def measure(
+    net: Attached | Ensemble, splits: Splits, samples: int, histories: list[pd.DataFrame]
+) -> dict[str, Any]:
     x, y = splits.test
     found: dict[str, Any] = {}
     for suffix, images in (("", x), ("_rotated", rotated(splits))):
@@ -85,11 +108,12 @@ def measure(net: Attached, splits: Splits, samples: int, history) -> dict[str, A
         scores = evaluate(probs.mean(0), y)
         scores["accuracy_one_mask"] = evaluate(probs[0], y)["accuracy"]
         found |= {name + suffix: round(value, 6) for name, value in scores.items()}
-    nats = moved(net, x[:1000], y[:1000])
-    found |= {name: [round(v, 5) for v in sites] for name, sites in nats.items()}
-    found["epochs"] = len(history)
-    found["best_epoch"] = int(history["valid_nll"].idxmin()) + 1
-    last = history.iloc[found["best_epoch"] - 1]
+    if isinstance(net, Attached):
+        nats = moved(net, x[:1000], y[:1000])
+        found |= {name: [round(v, 5) for v in sites] for name, sites in nats.items()}
+    best = pd.DataFrame([h.loc[h["valid_nll"].idxmin()] for h in histories]).mean()
+    found["epochs"] = sum(map(len, histories))  # of all members
+    found["best_epoch"] = round(best["epoch"])
     return found | {
-        f"train_{k}": round(float(last[k]), 6) for k in history if k not in ("epoch", "seconds")
+        f"train_{k}": round(float(best[k]), 6) for k in best.index if k not in ("epoch", "seconds")
     }

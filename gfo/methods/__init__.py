@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from ..registry import METHODS
 from .base import Loss, Method
+from .concrete import ConcreteDropout
+from .contextual import ContextualDropout
+from .deterministic import Deterministic
+from .ensemble import EnsembleMember
 from .gflowout import GFlowOut
 from .id_gflowout import IDGFlowOut
+from .mc_improved import MCImproved
 from .random import RandomDropout
 
 
@@ -14,4 +19,7 @@ def create(name: str, **config) -> Method:
     return METHODS[name](**config)
 
 
-__all__ = ["GFlowOut", "IDGFlowOut", "Loss", "Method", "RandomDropout", "create"]
+__all__ = [
+    "ConcreteDropout", "ContextualDropout", "Deterministic", "EnsembleMember", "GFlowOut",
+    "IDGFlowOut", "Loss", "MCImproved", "Method", "RandomDropout", "create",
+]  # fmt: skip

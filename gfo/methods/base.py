@@ -30,6 +30,10 @@ class Method(nn.Module):
     q: the policy trained toward the posterior, or None. p: the prior policy.
     test: which of the two draws masks at test time ("p" or "q").
     reads_label: whether q needs y. shared: whether one mask serves the whole batch.
+    own_posterior: whether training aims q at the normalised `log_reward`; else an audit holds the
+        masks against p(z|x,y) under prior 0.5, which is not their objective.
+    stochastic: False if every draw is the same, so that one pass predicts.
+    members: networks that an experiment trains for one run; above 1 for ensembles.
     """
 
     name = "method"
@@ -37,6 +41,9 @@ class Method(nn.Module):
     reads_label = False
     reads_before = False
     shared = False
+    own_posterior = False
+    stochastic = True
+    members = 1
 
     def __init__(
         self, *, temperature: float = 1.0, random: float = 0.0, rescale: bool = False, **config
@@ -57,8 +64,9 @@ class Method(nn.Module):
         self.log_z: nn.Module | None = None
         self.built = False
 
-    def build(self, spec: Spec) -> None:
-        """Make the mask networks for these sites; called once, by `attach`."""
+    def build(self, spec: Spec, model: nn.Module) -> None:
+        """Make the mask networks for these sites of `model`; called once, by `attach`. A method
+        that needs more of the model than its sites looks at it here."""
         if self.built:
             raise ValueError(
                 f"this {self.name} object already belongs to a network: make a new one"
@@ -70,8 +78,8 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def loss(self, run: Callable[..., Pass], n: int) -> Loss:
-        """The loss of one batch. `run(source=…, draw=…)` is the masked pass on it, which may
-        be called more than once; `draw` numbers independent noise. n: size of the training set."""
+        """The loss of one batch. `run(source=…, draw=…)` is the masked pass on it, which may be
+        called more than once (see `gfo.fit.Run`). n: size of the training set."""
         raise NotImplementedError
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -87,6 +95,15 @@ class Method(nn.Module):
             return None
         features = context.h.flatten(1) if x is None else x  # (B, C) or (B, T, C) -> (B, n)
         return self.log_z(features, context.y)
+
+    def log_flow(self, layer: int, context: Context) -> Tensor | None:
+        """log F of the state that site `layer` starts from, (B,), in nats; None without one."""
+        return None
+
+    def log_reward(self, log_lik: Tensor, log_p: Tensor, n: int) -> Tensor:
+        """log R of masks, in nats, as q is held against it: log p(y|x,z) + log p(z|x) here.
+        log_lik, log_p: example first, (B, ...). n: size of the training set."""
+        return log_lik + log_p
 
     def visit(
         self,
@@ -104,8 +121,8 @@ class Method(nn.Module):
         lead = lead if lead == "p" or can_q else "p"
         active = {lead} if source in ("test", "mean") else {"p"} | ({"q"} if can_q else set())
 
-        def draw(logits: Tensor) -> Tensor:
-            return self.draw(logits, units, explore, source)
+        def draw(logits: Tensor, some: slice = slice(None)) -> Tensor:
+            return self.draw(logits, None if units is None else units[..., some], explore, source)
 
         logits: dict[str, Tensor | None] = {"q": None, "p": None}
         for name in sorted(active, key=lambda name: name != lead):

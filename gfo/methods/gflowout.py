@@ -6,12 +6,16 @@ from functools import partial
 
 import torch
 
-from ..objectives import kl_bernoulli, trajectory_balance
-from ..policies import FixedPolicy, LayerwisePolicy
+from ..masked_pass import Pass
+from ..objectives import OBJECTIVES, Terms, kl_bernoulli
+from ..policies import POLICIES, FixedPolicy, LayerwisePolicy
 from ..registry import METHODS
 from .base import Loss, Method, check_keep
 
 READINGS = ("kl", "literal")
+# Arguments that came after the first recorded runs; left out of `config` at these values, so that
+# the identity of those runs holds.
+LATER = dict(objective="tb", masks=1, policy="layerwise", lam=0.9)
 
 
 class GFlowOut(Method):
@@ -34,7 +38,15 @@ class GFlowOut(Method):
     theta: masks under which the backbone learns: "q~" (one pass, Algorithm 1), or "q" (a second
         pass under q itself, as the gradient below eq (4) is written).
     hidden: width of every generator.
+    objective: what trains q. "tb", the paper's; "vargrad", log-partition variance, no log Z net;
+        "subtb", SubTB(λ) with λ = `lam` and state flows, for toy nets; "reverse-kl", REINFORCE with
+        a leave-one-out baseline, no log Z net, always on masks of q itself.
+    masks: masks an example and step, folded into the batch (the paper: 1); "vargrad" and
+        "reverse-kl" compare masks of one example and need 2.
+    policy: "layerwise", the paper's, or "unitwise"; a learned prior takes the policy of its q.
     """
+
+    own_posterior = True
 
     def __init__(
         self,
@@ -50,6 +62,10 @@ class GFlowOut(Method):
         theta: str = "q~",
         rescale: bool = False,
         hidden: int = 32,
+        objective: str = "tb",
+        masks: int = 1,
+        policy: str = "layerwise",
+        lam: float = 0.9,
     ):
         for value, allowed in (
             (prior_objective, READINGS),
@@ -60,11 +76,20 @@ class GFlowOut(Method):
                 raise ValueError(f"{value!r} is not one of {allowed}")
         if prior is not None:
             check_keep(prior, "prior")
+        POLICIES[policy]
+        if masks < OBJECTIVES[objective].masks:
+            need = OBJECTIVES[objective].masks
+            raise ValueError(f"masks is {masks}, objective {objective!r} needs at least {need}")
+        if not lam >= 0:
+            raise ValueError(f"lam is {lam}, needs to be at least 0")
+        later = dict(objective=objective, masks=masks, policy=policy, lam=lam)
         super().__init__(
             temperature=temperature, random=random, rescale=rescale,
             prior_objective=prior_objective, prior=prior, activation=activation, label=label,
             earlier=earlier, beta=beta, theta=theta, hidden=hidden,
+            **{name: value for name, value in later.items() if value != LATER[name]},
         )  # fmt: skip
+        self.objective, self.masks, self.policy, self.lam = objective, masks, policy, lam
         self.reads_label = label
         self.reads_before = activation == "before"
         self.literal, self.prior, self.beta, self.theta = (
@@ -82,23 +107,45 @@ class GFlowOut(Method):
         if self.reads_before and spec.x_size is None:
             raise ValueError('activation="before" needs x to be one small float tensor; use "same"')
         reads = ["h_before" if self.reads_before else "h"] + ["z"] * self.config["earlier"]
-        policy = partial(
-            LayerwisePolicy, spec.sites, spec.classes,
-            before=spec.x_size, hidden=self.config["hidden"],
-        )  # fmt: skip
+        sizes = dict(before=spec.x_size, hidden=self.config["hidden"])
+        policy = partial(POLICIES[self.policy], spec.sites, spec.classes, **sizes)
         self.q = policy(reads + ["y"] * self.reads_label)
         self.p = policy(reads) if self.prior is None else FixedPolicy(spec.sites, self.prior)
-        self.log_z = self.make_log_z(spec)
+        self.log_z = self.make_log_z(spec) if OBJECTIVES[self.objective].log_z else None
+        if OBJECTIVES[self.objective].flows:
+            if any(site.tokens for site in spec.sites):
+                raise ValueError('objective="subtb" is for sites without tokens; use "tb"')
+            self.flow = LayerwisePolicy(
+                spec.sites, spec.classes, ("h", "z", "y"), hidden=self.config["hidden"], outputs=1
+            )
+
+    def log_flow(self, layer, context):
+        if layer == 0 or not OBJECTIVES[self.objective].flows:
+            return None  # the flow of the first state is log Z
+        return self.flow.nets[layer](self.flow.inputs(context)).squeeze(1)  # (B, 1) -> (B,)
+
+    def log_reward(self, log_lik, log_p, n):
+        return self.beta * log_lik + log_p
 
     def loss(self, run, n):
-        out = run(source="train")
+        objective = OBJECTIVES[self.objective]
+        out = run(source=objective.source, repeat=self.masks)
         under = out if self.theta == "q~" else run(source="q", draw=1)
-        log_reward = self.beta * out.log_lik + out.log_p
-        tb = trajectory_balance(out.log_z, out.log_q, log_reward)
-        parts = {"nll": -under.log_lik.mean(), "tb": tb.mean()}
+        terms = self.terms(out, self.log_reward(out.log_lik, out.log_p, n))
+        parts = {"nll": -under.log_lik.mean(), self.objective: objective.loss(terms).mean()}
         if self.prior is None:
             parts["prior"] = self.prior_part(out).mean()
-        return Loss(parts, {"log_z": out.log_z.detach().mean()})
+        info = {} if out.log_z is None else {"log_z": out.log_z.detach().mean()}
+        return Loss(parts, info)
+
+    def terms(self, out: Pass, log_reward: torch.Tensor) -> Terms:
+        """A folded pass of K·B rows as the objectives compare it, (K, B)."""
+
+        def fold(t):
+            return None if t is None else t.unflatten(0, (self.masks, -1))  # (K·B,) -> (K, B)
+
+        log_q, log_flows = map(fold, out.log_q_sites), map(fold, out.log_flows)
+        return Terms(fold(out.log_z), list(log_q), list(log_flows), fold(log_reward), self.lam)
 
     def prior_part(self, out) -> torch.Tensor:
         """What pulls p toward q, shape (B,), in nats; no gradient to q."""

@@ -38,6 +38,7 @@ class IDGFlowOut(Method):
     name = "id-gflowout"
     test = "q"
     shared = True
+    own_posterior = True
 
     def __init__(
         self,
@@ -64,10 +65,13 @@ class IDGFlowOut(Method):
     def log_partition(self, x, context) -> Tensor:
         return self.n * self.log_z.per_example
 
+    def log_reward(self, log_lik, log_p, n):
+        return self.beta * n * log_lik.mean(0) + log_p
+
     def loss(self, run, n):
         self.n.fill_(n)
         out = run(source="train")
-        log_reward = self.beta * n * out.log_lik.mean() + out.log_p
+        log_reward = self.log_reward(out.log_lik, out.log_p, n)
         residual = tb_residual(out.log_z, out.log_q, log_reward)
         floor = (self.beta * n) ** 2 * out.log_lik.detach().var() / len(out.log_lik)
         info = {"tb_residual_sq": residual.detach().square().mean(), "tb_floor": floor}

@@ -1,0 +1,46 @@
+"""Several networks that answer as one (Lakshminarayanan et al., 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from .attach import Attached
+from .noise import derive
+
+
+class Ensemble(nn.Module):
+    """Networks of `gfo.attach`, trained independently, whose predictive is the members' mean.
+
+    `gfo.predict(ensemble, x, samples=20)` and `gfo.sample_logits` answer, with ⌈samples / members⌉
+    masks a member. Whatever belongs to one network (sample, score, fit, save) is asked of a member,
+    `ensemble.nets[0]`. ValueError where members are none, not attached, or differ in shapes.
+    """
+
+    def __init__(self, nets: Sequence[Attached]):
+        super().__init__()
+        if not len(nets):
+            raise ValueError("an ensemble needs at least one net")
+        for net in nets:
+            if not isinstance(net, Attached):
+                raise ValueError(f"members come from gfo.attach, got a {type(net).__name__}")
+        if len({(net.spec.classes, net.spec.shapes) for net in nets}) > 1:
+            raise ValueError("members differ in their input shape or number of classes")
+        self.nets, self.likelihood = nn.ModuleList(nets), nets[0].likelihood
+
+
+def train_members(
+    train: Callable, members: int, seed: int, checkpoint: Path | None = None
+) -> tuple[Attached | Ensemble, list]:
+    """One run of an experiment: `train(seed, checkpoint) -> (net, history)` itself, or an ensemble
+    of `members` of them, each with a seed and a checkpoint of its own. Returns net and histories.
+    """
+    if members == 1:
+        net, history = train(seed, checkpoint)
+        return net, [history]
+    seeds = [derive(seed, "member", k) for k in range(members)]
+    files = [checkpoint and checkpoint.with_suffix(f".{k}.pt") for k in range(members)]
+    nets, histories = zip(*map(train, seeds, files), strict=True)
+    return Ensemble(nets), list(histories)

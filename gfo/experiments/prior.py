@@ -1,0 +1,71 @@
+"""Where do the masks go? (q, p) epoch by epoch, without early stopping, over learning rates of the
+mask networks and likelihood exponents."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import data
+from ..fit import LEARNING_RATES, fit, predictive_nll
+from ..mask_stats import moved
+from ..methods import create
+from ..profiles import budget
+from ..registry import EXPERIMENTS
+from .rotation import make_net
+
+GRID = [(rate, beta) for beta in (1.0, 10.0) for rate in (3e-4, 1e-3, 3e-3, 1e-2)]
+POINTS = 500  # validation images on which nats are measured
+
+
+@EXPERIMENTS.register("prior")
+class Prior:
+    """Each record holds one list an epoch: nats p has moved from fair coins, KL(q ‖ p), the
+    trajectory-balance residual and the validation negative log-likelihood."""
+
+    methods = ("gflowout", "gflowout-literal")
+
+    @staticmethod
+    def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+        work = budget(profile)
+        return [
+            {
+                "model": "mlp", "hidden": [300, 100], "method": create(method, beta=beta).config,
+                "epochs": work.epochs, "batch": work.batch, "samples": work.samples,
+                "lr": LEARNING_RATES | {"masks": rate},
+            }
+            for rate, beta in GRID
+        ]  # fmt: skip
+
+    @staticmethod
+    def run(
+        dataset: str,
+        method: str,
+        seed: int,
+        config: dict,
+        *,
+        root=None,
+        device="auto",
+        checkpoint: Path | None = None,
+        progress: bool = True,
+    ) -> dict[str, Any]:
+        """Train one epoch at a time, measuring after each; nats."""
+        splits = data.load(dataset, root=root, seed=seed)
+        net = make_net(splits, method, seed, config)
+        x, y = (part[:POINTS] for part in splits.valid)
+        series: dict[str, list[float]] = {"p_moved": [], "q_from_p": [], "valid_nll": []}
+        with tempfile.TemporaryDirectory() as folder:
+            for epoch in range(1, config["epochs"] + 1):
+                history = fit(
+                    net, splits.train, epochs=epoch, batch=config["batch"], lr=config["lr"],
+                    seed=seed, device=device, checkpoint=Path(folder) / "run.pt", progress=progress,
+                )  # fmt: skip
+                nats = moved(net, x, y, samples=2, seed=seed)
+                series["p_moved"].append(float(np.sum(nats["p_moved"])))
+                series["q_from_p"].append(float(np.sum(nats["q_from_p"])))
+                series["valid_nll"].append(predictive_nll(net, splits.valid, config["samples"]))
+        series |= {"tb": list(history["tb"]), "nll": list(history["nll"])}
+        return {name: [round(v, 6) for v in values] for name, values in series.items()}

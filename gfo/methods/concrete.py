@@ -1,0 +1,90 @@
+"""Concrete dropout: one keep-probability a layer, learned by gradient (Gal et al., 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..consumers import find_consumers
+from ..objectives import kl_bernoulli
+from ..policies import FixedPolicy, LearnedPolicy
+from ..registry import METHODS
+from .base import Loss, Method, check_keep
+
+
+def relaxed_bernoulli(logits: Tensor, units: Tensor, temperature: float) -> Tensor:
+    """A sample in (0, 1) of the Concrete distribution (eq 5) from uniform `units`, same shape.
+
+    As temperature → 0 it becomes the mask 1[u < σ(logit)] of the same noise.
+    P(z ≤ s) = σ(temperature · logit(s) − logit).
+    """
+    return torch.sigmoid((logits - torch.logit(units)) / temperature)
+
+
+@METHODS.register("concrete")
+class ConcreteDropout(Method):
+    """Concrete dropout (Gal, Hron & Kendall, 2017), one learned rate a site.
+
+    The loss is −log p(y | x, z) under relaxed masks plus KL(q(W) ‖ p(W)) / n (eqs 1–4), W being
+    diag(z) M, M the weight of the module that reads the site and K the site's width:
+    KL = l² keep/2 · ‖M‖² − K H(keep) + constant. With the constant K ln 2 the second part is that
+    of K bits against Bernoulli(½). So in `score` log q is the Bernoulli with the learned rates and
+    log p is Bernoulli(½); neither reads x or y. Masks are 0/1 in `sample`, `score` and prediction.
+    Loss parts "nll", "weights" and "prior" are in nats an example.
+
+    keep: where the rates start. temperature: of the relaxation (the paper: 0.1). length_scale: l,
+    of the Gaussian prior over weights. relaxed: predict under relaxed masks, which `sample` without
+    y then returns too. consumers: site to name of the module that reads it, where no nn.Sequential
+    tells.
+    """
+
+    name = "concrete"
+    test = "q"
+
+    def __init__(
+        self,
+        *,
+        keep: float = 0.9,
+        temperature: float = 0.1,
+        length_scale: float = 0.01,
+        relaxed: bool = False,
+        consumers: Mapping[str, str] | None = None,
+    ):
+        super().__init__(
+            temperature=temperature, keep=check_keep(keep), length_scale=length_scale,
+            relaxed=relaxed, consumers=dict(consumers or {}),
+        )  # fmt: skip
+        self.length_scale, self.relaxed = length_scale, relaxed
+        del self.config["random"], self.config["rescale"]
+
+    def build(self, spec, model):
+        # a tuple, so that the backbone's weights do not become the method's
+        self.consumers = find_consumers(model, spec, self.config["consumers"])
+        super().build(spec, model)
+
+    def make(self, spec):
+        self.q = LearnedPolicy(spec.sites, self.config["keep"])
+        self.p = FixedPolicy(spec.sites, 0.5)
+        widths = torch.tensor([float(site.width) for site in spec.sites])
+        self.register_buffer("widths", widths, persistent=False)
+
+    def draw(self, logits, units, explore, source):
+        if source == "train" or (source == "test" and self.relaxed):
+            return relaxed_bernoulli(logits, units, self.temperature)
+        return super().draw(logits, units, explore, source)
+
+    def regulariser(self) -> tuple[Tensor, Tensor]:
+        """The two parts of KL(q(W) ‖ p(W)) (eq 3), summed over sites, scalars in nats."""
+        norms = torch.stack([m.weight.float().square().sum() for m in self.consumers])  # (L,)
+        weights = 0.5 * self.length_scale**2 * (torch.sigmoid(self.q.logits) * norms).sum()
+        bits = kl_bernoulli(self.q.logits[:, None], self.p.logits[:, None])  # (L,), of one bit each
+        return weights, (self.widths * bits).sum()
+
+    def loss(self, run, n):
+        out = run(source="train")
+        weights, masks = self.regulariser()
+        parts = {"nll": -out.log_lik.mean(), "weights": weights / n, "prior": masks / n}
+        keep = torch.sigmoid(self.q.logits.detach())
+        return Loss(parts, {f"keep_{layer}": k for layer, k in enumerate(keep, 1)})

@@ -1,0 +1,63 @@
+"""Contextual dropout: keep-probabilities from the input, by variational inference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..arm import arm
+from ..masked_pass import Pass
+from ..objectives import kl_bernoulli
+from ..policies import LayerwisePolicy, LearnedPolicy
+from ..registry import METHODS
+from .base import Loss, Method, check_keep
+
+
+@METHODS.register("contextual")
+class ContextualDropout(Method):
+    """Contextual dropout with Bernoulli masks (Fan et al., 2021, section 2).
+
+    q(z_l | h'_l) is a small network a site that never reads the label, so it draws the masks at
+    test time too; p(z_l) is one learned keep-probability a layer. Minimised is the negative ELBO
+    E_q[−log p(y | x, z)] + KL(q ‖ p), the KL a layer in closed form along sampled prefixes. q
+    learns through the 0/1 masks by ARM (`gfo.arm`): one true pass and a forward-only pseudo-pass a
+    site. Loss part "nll" moves the backbone, "prior" q and p, "arm" q; the last has value 0.
+
+    keep: where q and p start. beta: exponent of the likelihood for q (the paper: 1, the ELBO).
+    hidden: width of every generator.
+    """
+
+    name = "contextual"
+    test = "q"
+    own_posterior = True
+
+    def __init__(
+        self, *, keep: float = 0.5, beta: float = 1.0, rescale: bool = False, hidden: int = 32
+    ):
+        super().__init__(rescale=rescale, keep=check_keep(keep), beta=beta, hidden=hidden)
+        self.beta = beta
+        del self.config["temperature"], self.config["random"]
+
+    def make(self, spec):
+        keep, hidden = self.config["keep"], self.config["hidden"]
+        self.q = LayerwisePolicy(spec.sites, spec.classes, ("h",), hidden=hidden)
+        self.p = LearnedPolicy(spec.sites, keep)
+        for net in self.q.nets:
+            nn.init.constant_(net[-1].bias, float(torch.logit(torch.tensor(keep))))
+
+    def log_reward(self, log_lik, log_p, n):
+        return self.beta * log_lik + log_p
+
+    def loss(self, run, n):
+        out = run(source="q")
+        parts = {"nll": -out.log_lik.mean(), "prior": layerwise_kl(out).mean()}
+        return Loss(parts | {"arm": arm(run, out, self.cost).mean()}, {})
+
+    def cost(self, out: Pass) -> Tensor:
+        """The negative ELBO of one sampled mask, (B,), in nats."""
+        return layerwise_kl(out) - self.beta * out.log_lik
+
+
+def layerwise_kl(out: Pass) -> Tensor:
+    """Σ_l KL(q_l ‖ p_l) along the sampled prefix, (B,); its mean over q is KL(q ‖ p)."""
+    return sum(kl_bernoulli(q, p) for q, p in zip(out.q_logits, out.p_logits, strict=True))
