@@ -21,7 +21,7 @@ SPACES: dict[str, dict[str, tuple]] = {
     "deterministic": {"lr": (2e-4, 3e-4, 5e-4, 7e-4, 1e-3, 1.5e-3, 2e-3, 3e-3)},
     "random": {"lr": RATES, "keep": (0.5, 0.7, 0.8, 0.9)},
     "mc-improved": {"lr": RATES, "keep": (0.8, 0.9), "repeats": (2, 4)},
-    "concrete": {"lr": RATES, "keep": (0.5, 0.9), "length_scale": (0.01, 0.1)},
+    "concrete": {"lr": RATES, "keep": (0.5, 0.9), "temperature": (0.1, 0.5)},
     "contextual": {"lr": RATES, "masks_lr": (1e-3, 1e-2), "keep": (0.5, 0.8)},
     "gflowout": GFLOWOUT,
     "gflowout-literal": GFLOWOUT,
