@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -90,7 +91,7 @@ def sample_logits(
 
     masks: given ones instead, one a site, each (S, B, C) or (S, B, T, C).
     memory: bytes that the largest activation of a folded pass may take; it changes the speed, not
-    the answer. On CUDA the budget is halved, aloud, when the device runs out.
+    the answer. Where the GPU runs out, half as many masks are folded, with a warning.
     """
     check_samples(samples)
     if isinstance(net, Ensemble) and masks is None:
@@ -121,15 +122,23 @@ def sample_logits(
 def _block_logits(net: Attached, x: Any, samples: int, draws: dict, memory: int) -> Tensor:
     """(S, b, K): one block of inputs, as many samples folded at a time as memory allows."""
     prefix = Prefix(net, x)
+    source = "given" if "masks" in draws else "test"
     fold = max(1, memory // (net.spec.row_bytes * rows(x)))
-    parts = []
-    for first in range(0, samples, fold):
-        count = min(fold, samples - first)
-        with prefix.replay(count):
-            now = {key: _fold(value, first, count) for key, value in draws.items()}
-            source = "given" if "masks" in now else "test"
-            out = masked_pass(net, repeat_rows(x, count), source=source, **now)
+    parts, done = [], 0
+    while done < samples:
+        count = min(fold, samples - done)
+        now = {key: _fold(value, done, count) for key, value in draws.items()}
+        try:
+            with prefix.replay(count):
+                out = masked_pass(net, repeat_rows(x, count), source=source, **now)
+        except torch.cuda.OutOfMemoryError:
+            if count == 1:
+                raise
+            fold = count // 2
+            warnings.warn(f"out of memory: folding {fold} masks at a time instead", stacklevel=2)
+            continue
         parts.append(out.logits.unflatten(0, (count, rows(x))))  # (S·b, K) -> (S, b, K)
+        done += count
     return torch.cat(parts)
 
 

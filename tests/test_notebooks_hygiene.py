@@ -10,7 +10,9 @@ from book.tools import toc
 NOTEBOOKS = sorted((toc.ROOT / "book").glob("*.ipynb"))
 MYST = re.compile(r"^\s*(`{3,}|:{3,})\{\w|\{[\w:-]+\}`|^\([\w-]+\)=$", re.MULTILINE)
 # At the left margin only: a function that draws is defined in one cell and called in another.
-DRAWS = re.compile(r"^(?=\S).*?(?:plt\.(?:subplots|figure|imshow|plot)|plots\.\w+)\(", re.MULTILINE)
+DRAWS = re.compile(
+    r"^(?=\S).*?(?:plt\.(?:subplots|figure|imshow|plot)|plots\.(?!use_style)\w+)\(", re.MULTILINE
+)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 DETAILS = re.compile(r"<details>.*?</details>", re.DOTALL)
 LONGEST_CELL = 40

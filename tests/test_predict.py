@@ -1,5 +1,7 @@
 """Prediction: folded, chunked and prefix-sharing, against the plain loop."""
 
+import sys
+
 import pytest
 import torch
 from conftest import Net, shake, toy_model
@@ -8,6 +10,8 @@ from torch import nn
 import gfo
 from gfo.predict import sample_logits
 from gfo.prefix import Prefix
+
+predict_module = sys.modules["gfo.predict"]  # `gfo.predict` itself is the function
 
 
 def plain_loop(net, x, masks):
@@ -153,3 +157,23 @@ def test_nothing_is_touched_and_the_same_call_gives_the_same_answer():
     torch.manual_seed(3)
     assert all(map(torch.equal, masks, gfo.sample(net, x)))
     assert not all(map(torch.equal, masks, gfo.sample(net, x)))
+
+
+def test_out_of_memory_halves_the_fold_and_goes_on(monkeypatch):
+    torch.manual_seed(0)
+    model, sites, x = image_case()
+    net = gfo.attach(model, sites, gfo.RandomDropout(), x)
+    want = gfo.predict(net, x)
+    real, tried = predict_module.masked_pass, []
+
+    def small_device(net, x, **how):
+        tried.append(len(x))
+        if len(x) > 30:
+            raise torch.cuda.OutOfMemoryError("pretended")
+        return real(net, x, **how)
+
+    monkeypatch.setattr(predict_module, "masked_pass", small_device)
+    with pytest.warns(UserWarning, match="out of memory: folding"):
+        got = gfo.predict(net, x)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+    assert tried[:4] == [140, 70, 35, 14]
