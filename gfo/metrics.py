@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor
@@ -14,6 +16,27 @@ def ece(probs: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     gap = np.bincount(which, hit - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(y))
+
+
+def reliability(probs: Tensor, y: Tensor, bins: int = 15) -> dict[str, list[float]]:
+    """What a reliability diagram draws: mean confidence, accuracy and share of each of `bins`
+    equal-width bins of confidence that is not empty. probs (B, K), y (B,)."""
+    confidence, predicted = (t.cpu().double().numpy() for t in probs.max(1))
+    hit = predicted == y.cpu().numpy()
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(which, minlength=bins)
+    full = count > 0
+    found = {}
+    for name, values in (("confidence", confidence), ("accuracy", hit)):
+        found[name] = list(np.bincount(which, values, minlength=bins)[full] / count[full])
+    return found | {"share": list(count[full] / len(hit))}
+
+
+def selective_accuracy(probs: Tensor, y: Tensor, coverages: Sequence[float]) -> list[float]:
+    """Accuracy on the most confident share of inputs, a number a coverage in (0, 1]."""
+    confidence, predicted = probs.max(1)
+    hit = (predicted.cpu() == y.cpu()).double()[confidence.cpu().argsort(descending=True)]
+    return [float(hit[: max(1, round(c * len(hit)))].mean()) for c in coverages]
 
 
 def brier(probs: np.ndarray, y: np.ndarray) -> float:

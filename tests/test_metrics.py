@@ -31,3 +31,19 @@ def test_brier_and_nll_of_known_forecasts():
     sure = torch.eye(3)
     scores = metrics.evaluate(sure, torch.tensor([0, 1, 2]))
     assert scores["accuracy"] == 1 and scores["brier"] == 0 and scores["ece"] == 0
+
+
+def test_reliability_recovers_ece_and_selective_accuracy_its_count():
+    gen = torch.Generator().manual_seed(0)
+    probs = torch.randn(500, 4, generator=gen).softmax(1)
+    y = torch.randint(4, (500,), generator=gen)
+    r = metrics.reliability(probs, y)
+    gap = sum(
+        s * abs(a - c)
+        for s, a, c in zip(*(r[k] for k in ("share", "accuracy", "confidence")), strict=True)
+    )
+    assert gap == pytest.approx(metrics.ece(probs.double().numpy(), y.numpy()), abs=1e-9)
+    ranked = sorted(range(500), key=lambda i: -float(probs[i].max()))
+    hits = [int(probs[i].argmax() == y[i]) for i in ranked]
+    want = [np.mean(hits[:250]), np.mean(hits)]
+    assert metrics.selective_accuracy(probs, y, (0.5, 1.0)) == pytest.approx(want)
