@@ -12,7 +12,7 @@ class MCImproved(RandomDropout):
     """The variant of uncertainty-baselines' CIFAR table, footnote 11 (Nado et al., 2021).
 
     Dropout after every layer: sites behind every hidden layer with weights, its normalisation
-    included, and not behind the output; `attach` says where: all ReLUs of an MLP, "*bn?" of a
+    included, and not behind the output; `attach` says where: all ReLUs of an MLP, ``*bn?`` of a
     torchvision ResNet. Whole channels of feature maps, as `attach` has it anyway.
     repeats: each example is in its batch this many times, every time under another mask.
     keep: probability that a unit or channel is kept; mild, being everywhere.
