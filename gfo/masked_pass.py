@@ -14,7 +14,7 @@ from .objectives import log_bernoulli
 from .policies import Context
 from .tree import call
 
-Source = Literal["train", "q", "test", "mean", "given"]
+Source = Literal["train", "q", "p", "test", "mean", "given"]
 
 
 class Pass(NamedTuple):
@@ -69,8 +69,8 @@ def masked_pass(
 
     x: (B, ...), or a tuple, list or dict of such. y: (B,) labels, where q or the likelihood needs
     them. masks: one a site (source "given"). noise: uniform numbers, drawn outside, from which
-    masks are made as z = 1[u < σ(logit/T)]: by the method's training policy ("train"), by q at
-    temperature 1 ("q") or by the test-time policy ("test"). Source "mean" needs neither.
+    masks are made as z = 1[u < σ(logit/T)]: by the method's training policy ("train"), by q or p
+    at temperature 1 ("q", "p") or by the test-time policy ("test"). Source "mean" needs neither.
 
     Nothing is checked here: the public functions check their input before they call this.
     """

@@ -63,7 +63,7 @@ def sub_trajectory_balance(log_flows: Tensor, log_q: Tensor, lam: float) -> Tens
     i, j = torch.triu_indices(layers + 1, layers + 1, 1)
     potential = log_flows - drawn  # a residual is the difference of two potentials
     gap = (j - i - (1 if lam <= 1 else layers)).to(log_q)  # the largest weight is 1
-    weight = torch.tensor(float(lam)).to(log_q) ** gap
+    weight = log_q.new_tensor(float(lam)) ** gap
     squares = (potential[i] - potential[j]).square()  # (pairs, ...)
     return torch.tensordot(weight / weight.sum(), squares, 1)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .registry import Registry
@@ -103,14 +104,13 @@ class LayerwisePolicy(nn.Module):
 
 
 class UnitNet(nn.Module):
-    """Logits of a layer's units, each given the units before it: a_i = b_i + v_i · f(W·inputs +
+    """Logits of a layer's units, each given the units before it: a_i = b_i + v_i · silu(W·inputs +
     Σ_{j<i} z_j U_j), a neural autoregressive estimator (NADE, Larochelle & Murray, 2011)."""
 
     def __init__(self, inputs: int, hidden: int, width: int):
         super().__init__()
         self.read = nn.Linear(inputs, hidden)  # W
-        self.kept = nn.Parameter(torch.randn(width, hidden) * 0.5)  # U
-        self.squash = nn.Sequential(nn.LayerNorm(hidden), nn.LeakyReLU())  # f
+        self.kept = nn.Parameter(torch.randn(width, hidden) / width**0.5)  # U
         self.out = nn.Parameter(torch.zeros(width, hidden))  # v; zero starts as dropout 0.5
         self.bias = nn.Parameter(torch.zeros(width))  # b
 
@@ -118,14 +118,14 @@ class UnitNet(nn.Module):
         """(..., n), (..., C) -> logits (..., C), every unit at once."""
         added = mask.unsqueeze(-1) * self.kept  # (..., C, H)
         state = self.read(inputs).unsqueeze(-2) + added.cumsum(-2) - added
-        return (self.squash(state) * self.out).sum(-1) + self.bias
+        return (F.silu(state) * self.out).sum(-1) + self.bias
 
     @torch.no_grad()
     def draw(self, inputs: Tensor, draw: Draw) -> Tensor:
         """A mask (..., C), drawn unit after unit."""
         state, bits = self.read(inputs), []
         for i in range(len(self.kept)):
-            logit = (self.squash(state) * self.out[i]).sum(-1, keepdim=True) + self.bias[i]
+            logit = (F.silu(state) * self.out[i]).sum(-1, keepdim=True) + self.bias[i]
             bits.append(draw(logit, slice(i, i + 1)))
             state = state + bits[-1] * self.kept[i]
         return torch.cat(bits, -1)

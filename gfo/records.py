@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -28,6 +29,17 @@ KEYS = (
     "experiment", "dataset", "method", "seed", "profile", "metrics", "config", "config_hash",
     "device", "torch", "gfo", "commit", "gfo_tree", "dirty", "wall_s", "date",
 )  # fmt: skip
+
+
+def rounded(value: Any) -> Any:
+    """Numbers to six digits behind the point, so that records stay small; plain JSON types."""
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(part) for part in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    return round(float(value), 6) if isinstance(value, float | np.floating) else value
 
 
 def config_hash(config: dict[str, Any]) -> str:
@@ -63,7 +75,7 @@ def write(
     )
     path = path_of(**identity, config=config, out=out or RESULTS)
     record = identity | {
-        "metrics": metrics, "config": config, "config_hash": config_hash(config),
+        "metrics": rounded(metrics), "config": config, "config_hash": config_hash(config),
         "device": device_name(device), "wall_s": round(wall_s, 2),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     } | provenance()  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,8 +57,7 @@ class Table1:
         splits = data.load(dataset, root=root, seed=seed)
         net, histories = fitted(splits, method, seed, config, device, checkpoint, progress)
         found = shifts(net, splits, config["samples"]) | by_masks(net, splits)
-        found["epochs"] = sum(map(len, histories))
-        return rounded(found)
+        return found | {"epochs": sum(map(len, histories))}
 
 
 def probabilities(net, x: Tensor, samples: int) -> Tensor:
@@ -103,12 +101,3 @@ def by_masks(net, splits: Splits) -> dict[str, list[float]]:
     single = probabilities(net, x, max(MASKS))
     scores = [evaluate(single[:count].mean(0), y) for count in MASKS]
     return {f"{m}_by_masks": [s[m] for s in scores] for m in ("accuracy", "nll")}
-
-
-def rounded(value: Any) -> Any:
-    """Numbers to six digits, so that records stay small."""
-    if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [rounded(part) for part in value]
-    return round(float(value), 6) if isinstance(value, float | np.floating) else value

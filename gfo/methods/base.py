@@ -116,7 +116,7 @@ class Method(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(mask, q logits, p logits) at one site. The policy that leads draws the mask if none is
         given, and the other one scores it; only the leader runs at test time."""
-        lead = self.test if source in ("test", "mean") else "q"
+        lead = self.test if source in ("test", "mean") else "p" if source == "p" else "q"
         can_q = self.q is not None and (context.y is not None or not self.reads_label)
         lead = lead if lead == "p" or can_q else "p"
         active = {lead} if source in ("test", "mean") else {"p"} | ({"q"} if can_q else set())

@@ -1,0 +1,123 @@
+"""What the masks of a network of any size do: whether their probability follows their reward, how
+they differ between inputs, and what their movement buys (the paper's A.2 and Figure 6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attach import Attached
+from .mask_stats import passes
+from .metrics import evaluate
+from .noise import generator
+from .predict import sample_logits
+from .truth import pearson
+
+
+def correlations(
+    net: Attached, x: Any, y: Tensor, *, masks: int = 100, permutations: int = 999, seed: int = 0
+) -> dict[str, float]:
+    """Correlation over masks drawn from q (labels given), an example at a time.
+
+    "reward": log q(z|x,y) with log R(z), the paper's A.2. Both hold log p(z|x), so they agree
+    even where nothing was learned from the data. "data": log q − log p with log p(y|x,z), what is
+    left. Each with its mean over examples, and the share of examples whose one-sided permutation
+    p-value is at most 0.05. Empty for a method without q.
+    """
+    if net.method.q is None:
+        return {}
+    runs = list(passes(net, x, y, "q", masks, seed))
+    log_q, log_p, log_lik = (
+        torch.stack([getattr(r, name).expand(len(y)) for r in runs], 1)
+        for name in ("log_q", "log_p", "log_lik")
+    )  # each (B, masks)
+    pairs = {
+        "reward": (log_q, net.method.log_reward(log_lik, log_p, len(y))),
+        "data": (
+            log_q - log_p,
+            log_lik if not net.method.shared else log_lik.mean(0).expand_as(log_q),
+        ),
+    }
+    found: dict[str, float] = {"correlation_masks": masks}
+    for name, (a, b) in pairs.items():
+        r = pearson(a, b)
+        p = permutation_p(a, b, permutations, seed)
+        rows = slice(0, 1) if net.method.shared else slice(None)  # one posterior for the data set
+        found[f"correlation_{name}"] = float(r[rows].mean())
+        found[f"correlation_{name}_sd"] = float(r[rows].std()) if len(r[rows]) > 1 else 0.0
+        found[f"correlation_{name}_significant"] = float((p[rows] <= 0.05).float().mean())
+    return found
+
+
+def permutation_p(a: Tensor, b: Tensor, permutations: int, seed: int) -> Tensor:
+    """One-sided permutation p-value of pearson(a, b) > 0 for each row, (B,): (1 + the number of
+    shuffles with at least that correlation) / (1 + permutations)."""
+    observed, count = pearson(a, b), torch.ones(len(a))
+    gen = generator(seed, "permutations")
+    for _ in range(permutations):
+        count += pearson(a[:, torch.randperm(a.shape[1], generator=gen)], b) >= observed
+    return count / (permutations + 1)
+
+
+def distances(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed: int = 0) -> dict:
+    """Manhattan distance between the mean masks (over `samples` test-time masks) of pairs of
+    inputs, mean over pairs of one class ("within") and of two ("between"), in mask bits; and
+    "chance", what masks with one keep-probability a unit for all inputs would show by sampling."""
+    runs = list(passes(net, x, y, "test", samples, seed))
+    mean = torch.cat(
+        [torch.stack(z).mean(0).flatten(1) for z in zip(*(r.masks for r in runs), strict=True)], 1
+    ).expand(len(y), -1)  # (B, M)
+    same = y[:, None] == y[None, :]
+    apart = ~torch.eye(len(y), dtype=torch.bool)
+    found = {}
+    keep = mean.mean(0, keepdim=True)
+    draws = torch.rand(samples, *mean.shape, generator=generator(seed, "chance"))
+    shuffled = mean if net.method.shared else (draws < keep).float().mean(0)
+    for name, m in (("", mean), ("chance_", shuffled)):
+        distance = torch.cdist(m, m, p=1)
+        found[f"distance_{name}within"] = float(distance[same & apart].mean())
+        found[f"distance_{name}between"] = float(distance[~same].mean())
+    return found
+
+
+def predictive_nll(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed: int = 0) -> dict:
+    """Negative log-likelihood of the mask-averaged predictive, nats an example, with masks from p
+    (or the test-time policy), from q given the true label, from p of another example ("shuffled"),
+    and fair coins ("uniform"). "q" knows the answer: it says how much a label tells about masks."""
+    sets: dict[str, list[Tensor]] = {}
+    for name, source in (("p", "test"), ("q", "q")):
+        if name == "p" or net.method.q is not None:
+            runs = list(passes(net, x, y, source, samples, seed))
+            sets[name] = [
+                torch.stack(z).expand(samples, len(y), *z[0].shape[1:])
+                for z in zip(*(r.masks for r in runs), strict=True)
+            ]
+    other = torch.randperm(len(y), generator=generator(seed, "other"))
+    sets["shuffled"] = [z[:, other] for z in sets["p"]]
+    gen = generator(seed, "uniform")
+    sets["uniform"] = [torch.rand(z.shape, generator=gen).round() for z in sets["p"]]
+    found = {}
+    for name, masks in sets.items():
+        probs = net.likelihood.probs(sample_logits(net, x, masks=masks)).mean(0)
+        found[f"nll_{name}"] = evaluate(probs, y)["nll"]
+    return found
+
+
+def layer_dependence(net: Attached, x: Any, y: Tensor, *, samples: int = 50, seed: int = 0) -> list:
+    """How much the masks of each later site tell of the earlier ones' effect, nats an example:
+    Σ_i I(z_{l,i}; z_{<l} | x) under the test-time policy, estimated from `samples` prefixes; an
+    upper bound on the dependence between layers. Zero for independent layers."""
+    name = net.method.test
+    runs = list(passes(net, x, y, "test", samples, seed))
+    found = []
+    for layer in range(1, len(net.sites)):
+        keep = torch.stack([getattr(r, f"{name}_logits")[layer].sigmoid() for r in runs]).double()
+        mixed = keep.mean(0)
+        inner = [
+            t * t.clamp_min(1e-12).log() + (1 - t) * (1 - t).clamp_min(1e-12).log()
+            for t in (keep, mixed)
+        ]
+        found.append(float((inner[0].mean(0) - inner[1]).flatten(1).sum(1).mean()))
+    return found
