@@ -1,4 +1,7 @@
-"""Views of the masked pass without gradient: sample masks, score them, predict."""
+"""Views of the masked pass without gradient: sample masks, score them, predict.
+
+Inputs go to the device of the network, results come back to the device of the inputs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from .ensemble import Ensemble
 from .masked_pass import masked_pass, without_gradient
 from .noise import Noise, draw_noise, generator
 from .prefix import Prefix
-from .tree import device_of, repeat_rows, row_slice, rows, to_device
+from .tree import device_of, leaves, repeat_rows, row_slice, rows, to_device
 
 ROWS = 256  # inputs a block: noise is drawn a block at a time, so it cannot depend on chunking
 MEMORY = 64 * 2**20  # bytes of the largest activation that one folded pass may take
@@ -44,10 +47,11 @@ def sample(
     if y is not None:
         check_y(net, x, y)
     seed = int(torch.randint(2**62, ())) if seed is None else seed
+    back = leaves(x)[0].device
     x, y = to_device((x, y), device_of(net))
     noise = noise_for(net, rows(x), generator(seed, "sample", device=device_of(net)))
     out = without_gradient(net, x, y, noise=noise, source="test" if y is None else "q")
-    return [mask.expand(rows(x), *mask.shape[1:]).clone() for mask in out.masks]
+    return [mask.expand(rows(x), *mask.shape[1:]).clone().to(back) for mask in out.masks]
 
 
 def score(net: Attached, x: Any, y: Tensor, masks: Sequence[Tensor]) -> Score:
@@ -60,10 +64,12 @@ def score(net: Attached, x: Any, y: Tensor, masks: Sequence[Tensor]) -> Score:
     check_x(net, x)
     check_y(net, x, y)
     masks = check_masks(net, masks, (rows(x),))
+    back = leaves(x)[0].device
     x, y, masks = to_device((x, y, masks), device_of(net))
     out = without_gradient(net, x, y, masks=masks)
     parts = (out.log_q, out.log_p, out.log_z, out.log_lik)
-    return Score(*(None if part is None else part.expand(rows(x)).clone() for part in parts))
+    expanded = (None if part is None else part.expand(rows(x)).clone().to(back) for part in parts)
+    return Score(*expanded)
 
 
 def predict(net: Attached, x: Any, samples: int = 20, **how) -> Tensor:
@@ -116,7 +122,7 @@ def sample_logits(
             else:
                 draws = {"noise": _test_noise(net, samples, rows(part), seed, block)}
             blocks.append(_block_logits(net, part, samples, draws, memory))
-    return torch.cat(blocks, 1)
+    return torch.cat(blocks, 1).to(leaves(x)[0].device)
 
 
 def _block_logits(net: Attached, x: Any, samples: int, draws: dict, memory: int) -> Tensor:
