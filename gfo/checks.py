@@ -56,6 +56,6 @@ def check_masks(net: Attached, masks: Sequence[Tensor], lead: tuple[int, ...]) -
         want = (*lead, site.width) if site.tokens is None else (*lead, site.tokens, site.width)
         if mask.shape != want and (site.tokens is None or mask.shape[-1] != site.width):
             raise ValueError(f"mask of {site.name!r} has shape {tuple(mask.shape)}, needs {want}")
-        if not ((mask == 0) | (mask == 1)).all():
+        if net.method.binary and not ((mask == 0) | (mask == 1)).all():
             raise ValueError(f"mask of {site.name!r} holds values other than 0 and 1")
     return [mask.float() for mask in masks]

@@ -44,6 +44,8 @@ def configuration(method: str, point: dict[str, Any], profile: str) -> dict[str,
 
 def space(method: str) -> list[dict[str, Any]]:
     """The eight points of a method's search space."""
+    if method not in SPACES:
+        raise ValueError(f"{method} has no search space: add a line to SPACES in {__name__}")
     axes = SPACES[method]
     return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
 

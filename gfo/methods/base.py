@@ -32,6 +32,7 @@ class Method(nn.Module):
     reads_label: whether q needs y. shared: whether one mask serves the whole batch.
     own_posterior: whether training aims q at the normalised `log_reward`; else an audit holds the
         masks against p(z|x,y) under prior 0.5, which is not their objective.
+    binary: whether masks are of 0 and 1; where not, given masks may hold any number.
     stochastic: False if every draw is the same, so that one pass predicts.
     members: networks that an experiment trains for one run; above 1 for ensembles.
     """
@@ -43,6 +44,7 @@ class Method(nn.Module):
     shared = False
     own_posterior = False
     stochastic = True
+    binary = True
     members = 1
 
     def __init__(
