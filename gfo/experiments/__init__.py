@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from ..registry import EXPERIMENTS
-from . import masks, prior, rotation, table1, tune  # noqa: F401 - they file themselves
+from . import audit, masks, prior, rotation, table1, tune  # noqa: F401 - they file themselves
 
 __all__ = ["EXPERIMENTS"]

@@ -1,0 +1,159 @@
+"""Is q the posterior? One trained toy net a record, held against all its masks: every objective,
+policy and method ("audit"), and one change at a time to the paper's method and to the net
+("ablations")."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import audit, exact
+from ..floors import best_layerwise, tempered_fixed_point
+from ..mask_stats import moved
+from ..methods import create
+from ..objectives import OBJECTIVES
+from ..policies import POLICIES
+from ..registry import DATASETS, EXPERIMENTS, METHODS
+from ..truth import figures, truth
+
+BASE = dict(prior=0.5, masks=16)  # of GFlowOut; the rest is the paper's
+ON_POLICY = dict(temperature=1.0, random=0.0)
+UNITWISE = dict(policy="unitwise", **ON_POLICY)
+
+MAIN = [dict(objective=o, policy=p, **ON_POLICY) for o, p in product(OBJECTIVES, POLICIES)]
+MAIN += [dict(policy=p) for p in POLICIES]  # the paper's objective and sampling
+
+SWEEP = [dict(temperature=t, random=r) for t, r in product((1.0, 2.0, 4.0), (0.0, 0.1, 0.3))]
+# Name of the change: (method, arguments that differ from BASE).
+ABLATIONS: dict[str, tuple[str, dict]] = {
+    "as in the paper": ("gflowout", {}),
+    "q without y": ("gflowout", dict(label=False)),
+    "q without earlier masks": ("gflowout", dict(earlier=False)),
+    "reads h before the layer": ("gflowout", dict(activation="before")),
+    "kept units rescaled": ("gflowout", dict(rescale=True)),
+    "one mask a step": ("gflowout", dict(masks=1)),
+    "learned prior, KL": ("gflowout", dict(prior=None)),
+    "learned prior, literal": ("gflowout-literal", dict(prior=None)),
+    "unit-wise": ("gflowout", UNITWISE),
+    "unit-wise, q without y": ("gflowout", UNITWISE | dict(label=False)),
+    "unit-wise, q without earlier masks": ("gflowout", UNITWISE | dict(earlier=False)),
+    "unit-wise, reads h before the layer": ("gflowout", UNITWISE | dict(activation="before")),
+}
+LABELLED = ({}, dict(label=False), UNITWISE, UNITWISE | dict(label=False))
+WIDTHS = [(4, 4), (5, 5), (6, 6), (8, 8)]
+DEPTHS = [(12,), (6, 6), (4, 4, 4), (16,), (8, 8), (4, 4, 4, 4)]
+
+
+@DATASETS.register("iris")
+def no_splits(root=None, seed: int = 0):
+    raise ValueError("iris is what gfo.exact.toy is made of; it has no splits to train on")
+
+
+def configuration(
+    method: str,
+    own: dict[str, Any],
+    *,
+    units: Sequence[int] = (5, 5),
+    points: int = 40,
+    labels: str = "own",
+    refuse_easy: bool = True,
+) -> dict[str, Any]:
+    """labels: "own", or "all" to ask each point for every class in turn. refuse_easy: take the
+    first net that is a test, as `python -m gfo.audit` does."""
+    made = create(method, **own)
+    training = audit.TRAINING[getattr(made, "policy", "layerwise")]
+    net = dict(units=list(units), points=points, labels=labels, refuse_easy=refuse_easy)
+    return net | {"method": made.config} | training
+
+
+@functools.lru_cache(maxsize=4)
+def network(units: tuple[int, ...], points: int, seed: int, labels: str, stern: bool) -> exact.Toy:
+    """The toy of a configuration, trained once a process."""
+    make = audit.stern_toy if stern else lambda u, p, s: (exact.toy(u, points=p, seed=s),)
+    toy = make(units, points, seed)[0]
+    if labels == "own":
+        return toy
+    return toy._replace(x=toy.x.repeat(3, 1), y=torch.arange(3).repeat_interleave(points))
+
+
+class Toys:
+    """What both experiments share: one run."""
+
+    @staticmethod
+    def run(
+        dataset: str,
+        method: str,
+        seed: int,
+        config: dict,
+        *,
+        root=None,
+        device="auto",
+        checkpoint: Path | None = None,
+        progress: bool = True,
+    ) -> dict[str, Any]:
+        """Figures of `gfo.audit_masks` as means over points, `kl_worst` the worst point's; start_,
+        best_ and fixed_: tv and kl against the same target of fair coins, of the best layer-wise q,
+        and of the layer-wise fixed point of a tempered training policy. Nats moved, summed over
+        sites."""
+        units = tuple(config["units"])
+        toy = network(units, config["points"], seed, config["labels"], config["refuse_easy"])
+        how = dict(steps=config["steps"], lr=config["lr"])
+        net = audit.trained(create(method, **config["method"]), toy, seed=seed, **how)
+        log_q, log_reward, log_z = truth(net, toy.x, toy.y)
+        table = figures(log_q, log_reward, log_z)
+        found = table.mean().to_dict() | {"kl_worst": table["kl"].max()}
+        coins = torch.full_like(log_reward, -sum(units) * torch.tensor(2.0).log())
+        floors = {"start": coins, "best": best_layerwise(log_reward, units, restarts=2)[0]}
+        tempered = {k: config["method"].get(k, v) for k, v in ON_POLICY.items()}
+        if net.method.own_posterior and tempered != ON_POLICY:
+            floors["fixed"] = tempered_fixed_point(log_reward, units, **tempered)[0]
+        log_posterior = log_reward.log_softmax(1)
+        for name, log_prob in floors.items():
+            found[f"{name}_tv"] = exact.total_variation(log_prob, log_posterior).mean()
+            found[f"{name}_kl"] = exact.kl(log_prob, log_posterior).mean()
+        found |= {k: sum(v) for k, v in moved(net, toy.x, toy.y, samples=20, seed=seed).items()}
+        return {name: float(value) for name, value in found.items()}
+
+
+def only_iris(dataset: str) -> None:
+    if dataset != "iris":
+        raise ValueError(f"this experiment looks at iris, not {dataset}: --dataset iris")
+
+
+@EXPERIMENTS.register("audit")
+class Audit(Toys):
+    """All methods that draw masks; GFlowOut under every objective and policy."""
+
+    methods = tuple(name for name in METHODS if create(name).stochastic)
+
+    @staticmethod
+    def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+        only_iris(dataset)
+        grid = [BASE | own for own in MAIN] if method == "gflowout" else [{}]
+        return [configuration(method, own) for own in grid]
+
+
+@EXPERIMENTS.register("ablations")
+class Ablations(Toys):
+    """Temperature and random masks; the parts of the method; labels that are not the point's own;
+    width and depth, on nets as they come."""
+
+    methods = ("gflowout", "gflowout-literal")
+
+    @staticmethod
+    def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+        only_iris(dataset)
+        grid = [configuration(m, BASE | own) for m, own in ABLATIONS.values() if m == method]
+        if method == "gflowout":
+            grid += [configuration(method, BASE | own) for own in SWEEP]
+            every = dict(points=20, labels="all")
+            grid += [configuration(method, BASE | own, **every) for own in LABELLED]
+            for units, own in product(dict.fromkeys(WIDTHS + DEPTHS), (ON_POLICY, UNITWISE)):
+                size = dict(units=units, points=20, refuse_easy=False)
+                grid.append(configuration(method, BASE | own, **size))
+        return list({str(config): config for config in grid}.values())
