@@ -140,7 +140,8 @@ def _read(name: str, value: pd.Series, error: pd.Series) -> tuple[bool, str]:
         bad = v > gap + 3 * e + 0.05
         return bad, "log Z is not log p(y|x)" if bad else "within what this q allows"
     if name == "ess":
-        return False, f"{v:.0%} of the masks count; few, and the bound is not to be trusted"
+        doubt = "" if v > 0.1 else ": do not trust the bound"
+        return False, f"{v:.0%} of the masks count{doubt}"
     if name == "var_log_w":
         share = v / max(value["var_prior"], 1e-12)
         bad = share > 0.9 and v > 0.01

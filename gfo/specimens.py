@@ -68,10 +68,10 @@ class TemperedPrior(GFlowOut):
         super().__init__(prior_objective="literal", **config)
 
 
-# A figure beyond its limit says that something is wrong. On ten toys, correct methods and specimens
-# that the figure sees: kl_left 0–0.55 and 1–13, log_z_left 0–0.45 and 0.99–2.4, label_leak 0 and
-# 0.03–0.17, prior_aim below −1.4 and 0.03–0.08.
-LIMITS = {"kl_left": 0.7, "log_z_left": 0.7, "label_leak": 0.01, "prior_aim": 0.0}
+# A figure beyond its limit says that something is wrong. Over 18 toys, correct methods and the
+# specimens that it sees: kl_left 0–0.65 and 1–16, log_z_left 0–0.6 and 0.99–3, label_leak 0 and
+# 0.02–0.17, prior_aim below −1.4 and 0.02–0.08.
+LIMITS = {"kl_left": 0.8, "log_z_left": 0.7, "label_leak": 0.01, "prior_aim": 0.0}
 
 
 def examine(net: Attached, x: Any, y: Tensor, predictor: Callable = None) -> dict[str, float]:

@@ -27,14 +27,18 @@ class Truth(NamedTuple):
 
 def truth(net: Attached, x: Any, y: Tensor) -> Truth:
     """Enumerate q and its target. What the target is says the method: p(z|x,y) ∝ R for GFlowOut,
-    p(z|D) for ID-GFlowOut, (x, y) being D. Random, concrete and contextual dropout have no such
-    target: their masks are held against p(z|x,y) under prior 0.5, not their own objective.
+    p(z|D) for ID-GFlowOut, (x, y) being D, p(z|x,y) under its own prior for contextual dropout.
+    Random and concrete dropout have no such target: their masks are held against p(z|x,y) under
+    prior 0.5, not their own objective.
 
-    In nats, float64. Raises ValueError for more than 16 mask bits, tokens, bad x or y.
+    In nats, float64. Raises ValueError for more than 16 mask bits, tokens, bad x or y, and for a
+    network without a distribution over masks.
     """
     check_net(net)
     check_x(net, x)
     check_y(net, x, y)
+    if net.method.q is None and net.method.p is None:
+        raise ValueError(f"{net.method.name} has no distribution over masks: nothing to audit")
     score = exact.score_all(net, x, y)
     log_q, log_p, log_z, log_lik = (None if t is None else t.double() for t in score)
     if not net.method.own_posterior:
