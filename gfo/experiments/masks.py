@@ -56,7 +56,7 @@ class Masks:
         found["dependence"] = layer_dependence(net, x, y, seed=seed)
         if net.method.q is not None:
             # one posterior for the data set is that of the data it was trained on
-            look, masks = (splits.train, 64) if net.method.shared else ((x, y), 256)
+            look, masks = (splits.train, 32) if net.method.shared else ((x, y), 256)
             found |= correlations(net, *look, masks=masks, seed=seed)
             table = diagnose(net, *look, samples=masks)[["value", "error", "flag"]]
             found["diagnose"] = table.T.to_dict()
