@@ -41,7 +41,7 @@ def diagnose(
     elbo: E_q[log R − log q]; gain: how much more than if p stood for q. bound: log of the mean of
     R/q, between the ELBO and log p(y|x), to which it grows with S (Burda et al., 2016).
     prior_bound: the same from masks of p; the higher one where q misses masks that matter, which
-    q's own masks cannot show. log_z: what the net learned; log_z_error: mean |log Z − bound|.
+    q's own masks cannot show. log_z: what the net learned; log_z_error: mean ``|log Z − bound|``.
     ess: effective share of the S masks under weights R/q, 1 for a perfect q. var_log_w: variance of
     log R − log q under q, nat², 0 for a perfect q; var_prior: the same if p stood for q.
     corr: correlation of log q and log R over q's masks; corr_data: of log q − log p and

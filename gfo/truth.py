@@ -59,7 +59,7 @@ def audit_masks(
     whose posterior is the data set's). What the posterior is: see `gfo.truth.truth`.
 
     tv: total variation of q and the posterior. kl, kl_reverse: KL(q ‖ posterior), KL(posterior ‖
-    q). log_z_error: |log Z − log evidence|. var_log_w: variance of log R − log q under q, nat².
+    q). log_z_error: ``|log Z − log evidence|``. var_log_w: variance of log R − log q under q, nat².
     spearman, pearson: of log q and log R over all masks. tv_sampled, spearman_sampled: the same
     from `draws` masks of q counted; tv_floor, spearman_floor: from as many of the posterior itself,
     which is what a perfect q would show. Nats where not said.
