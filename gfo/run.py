@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from . import records
 from .experiments import EXPERIMENTS
+from .experiments.job import Job
 from .fit import pick_device
 from .methods import create
 from .profiles import budget
@@ -64,10 +65,8 @@ def one(task, identity: dict, device: str, root, out: Path, progress: bool) -> P
         Path(tempfile.gettempdir()) / "gfo-checkpoints" / f"{identity['experiment']}_{name}"
     )
     started = time.perf_counter()
-    metrics = task.run(
-        identity["dataset"], identity["method"], identity["seed"], identity["config"],
-        root=root, device=device, checkpoint=checkpoint, progress=progress,
-    )  # fmt: skip
+    what = (identity[k] for k in ("dataset", "method", "seed", "config"))
+    metrics = task.run(Job(*what, root, device, checkpoint, progress))
     wall = time.perf_counter() - started
     path = records.write(
         **identity, metrics=metrics, device=pick_device(device), wall_s=wall, out=out

@@ -97,9 +97,9 @@ def test_run_skips_what_is_recorded_and_force_redoes_it(tmp_path, monkeypatch):
     calls = []
     real = Rotation.run
 
-    def counted(*args, **kwargs):
-        calls.append(args[1])
-        return real(*args, **kwargs)
+    def counted(job):
+        calls.append(job.method)
+        return real(job)
 
     monkeypatch.setattr(Rotation, "run", staticmethod(counted))
     monkeypatch.setattr(Rotation, "configs", staticmethod(one_epoch(Rotation.configs)))

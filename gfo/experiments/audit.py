@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from ..objectives import OBJECTIVES
 from ..policies import POLICIES
 from ..registry import DATASETS, EXPERIMENTS, METHODS
 from ..truth import figures, truth
+from .job import Job
 
 BASE = dict(prior=0.5, masks=16)  # of GFlowOut; the rest is the paper's
 ON_POLICY = dict(temperature=1.0, random=0.0)
@@ -85,25 +85,16 @@ class Toys:
     """What both experiments share: one run."""
 
     @staticmethod
-    def run(
-        dataset: str,
-        method: str,
-        seed: int,
-        config: dict,
-        *,
-        root=None,
-        device="auto",
-        checkpoint: Path | None = None,
-        progress: bool = True,
-    ) -> dict[str, Any]:
+    def run(job: Job) -> dict[str, Any]:
         """Figures of `gfo.audit_masks` as means over points, `kl_worst` the worst point's; start_,
         best_ and fixed_: tv and kl against the same target of fair coins, of the best layer-wise q,
         and of the layer-wise fixed point of a tempered training policy. Nats moved, summed over
         sites."""
+        config, seed = job.config, job.seed
         units = tuple(config["units"])
         toy = network(units, config["points"], seed, config["labels"], config["refuse_easy"])
         how = dict(steps=config["steps"], lr=config["lr"])
-        net = audit.trained(create(method, **config["method"]), toy, seed=seed, **how)
+        net = audit.trained(create(job.method, **config["method"]), toy, seed=seed, **how)
         log_q, log_reward, log_z = truth(net, toy.x, toy.y)
         table = figures(log_q, log_reward, log_z)
         found = table.mean().to_dict() | {"kl_worst": table["kl"].max()}

@@ -3,17 +3,16 @@ rotation experiment, trained again from the same seed, and looked at."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import data
 from ..diagnose import diagnose
 from ..mask_analysis import correlations, distances, layer_dependence, predictive_nll
 from ..mask_stats import moved
 from ..noise import generator
 from ..registry import EXPERIMENTS
+from .job import Job
 from .rotation import Rotation, fitted, rotated
 
 POINTS = 500  # test images that the diagnostics look at
@@ -28,21 +27,11 @@ class Masks:
     configs = staticmethod(Rotation.configs)
 
     @staticmethod
-    def run(
-        dataset: str,
-        method: str,
-        seed: int,
-        config: dict,
-        *,
-        root=None,
-        device="auto",
-        checkpoint: Path | None = None,
-        progress: bool = True,
-    ) -> dict[str, Any]:
+    def run(job: Job) -> dict[str, Any]:
         """Train as `rotation` does, then measure. Entries are means over points, or a list a site;
         nats where not said."""
-        splits = data.load(dataset, root=root, seed=seed)
-        net, _ = fitted(splits, method, seed, config, device, checkpoint, progress)
+        splits, seed = job.splits(), job.seed
+        net, _ = fitted(splits, job)
         x, y = (part[:POINTS] for part in splits.test)
         turned = rotated(splits)[:POINTS]
         noise = torch.randn(x.shape, generator=generator(seed, "pixel noise"))

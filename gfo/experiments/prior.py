@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import data
 from ..fit import LEARNING_RATES, fit, predictive_nll
 from ..mask_stats import moved
 from ..methods import create
 from ..profiles import budget
 from ..registry import EXPERIMENTS
+from .job import Job
 from .rotation import make_net
 
 GRID = [(rate, beta) for beta in (1.0, 10.0) for rate in (1e-3, 3e-3, 1e-2)]
@@ -31,6 +31,7 @@ class Prior:
 
     @staticmethod
     def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+        """The grid of rates and exponents."""
         work = budget(profile)
         return [
             {
@@ -42,27 +43,18 @@ class Prior:
         ]  # fmt: skip
 
     @staticmethod
-    def run(
-        dataset: str,
-        method: str,
-        seed: int,
-        config: dict,
-        *,
-        root=None,
-        device="auto",
-        checkpoint: Path | None = None,
-        progress: bool = True,
-    ) -> dict[str, Any]:
+    def run(job: Job) -> dict[str, Any]:
         """Train one epoch at a time, measuring after each; nats."""
-        splits = data.load(dataset, root=root, seed=seed)
-        net = make_net(splits, method, seed, config)
+        splits, seed, config = job.splits(), job.seed, job.config
+        net = make_net(splits, job.method, seed, config)
         x, y = (part[:POINTS] for part in splits.valid)
         series: dict[str, list[float]] = {"p_moved": [], "q_from_p": [], "valid_nll": []}
         with tempfile.TemporaryDirectory() as folder:
             for epoch in range(1, config["epochs"] + 1):
                 history = fit(
                     net, splits.train, epochs=epoch, batch=config["batch"], lr=config["lr"],
-                    seed=seed, device=device, checkpoint=Path(folder) / "run.pt", progress=progress,
+                    seed=seed, device=job.device, checkpoint=Path(folder) / "run.pt",
+                    progress=job.progress,
                 )  # fmt: skip
                 nats = moved(net, x, y, samples=2, seed=seed)
                 series["p_moved"].append(float(np.sum(nats["p_moved"])))

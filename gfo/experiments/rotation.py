@@ -21,6 +21,7 @@ from ..noise import derive, generator
 from ..predict import sample_logits
 from ..profiles import budget
 from ..registry import EXPERIMENTS
+from .job import Job
 
 
 @EXPERIMENTS.register("rotation")
@@ -42,44 +43,27 @@ class Rotation:
         return [config]
 
     @staticmethod
-    def run(
-        dataset: str,
-        method: str,
-        seed: int,
-        config: dict,
-        *,
-        root=None,
-        device="auto",
-        checkpoint: Path | None = None,
-        progress: bool = True,
-    ) -> dict[str, Any]:
+    def run(job: Job) -> dict[str, Any]:
         """Train one network, or the members of an ensemble; accuracies in [0, 1], nll in nats."""
-        splits = data.load(dataset, root=root, seed=seed)
-        net, histories = fitted(splits, method, seed, config, device, checkpoint, progress)
-        return measure(net, splits, config["samples"], histories)
+        splits = job.splits()
+        net, histories = fitted(splits, job)
+        return measure(net, splits, job.config["samples"], histories)
 
 
-def fitted(
-    splits: Splits,
-    method: str,
-    seed: int,
-    config: dict,
-    device: str = "auto",
-    checkpoint: Path | None = None,
-    progress: bool = True,
-) -> tuple[Attached | Ensemble, list[pd.DataFrame]]:
-    """Train the network of `config`, or the members of an ensemble; with a history a member."""
+def fitted(splits: Splits, job: Job) -> tuple[Attached | Ensemble, list[pd.DataFrame]]:
+    """Train the network of a job, or the members of an ensemble; with a history a member."""
+    config = job.config
 
     def train(seed: int, checkpoint: Path | None) -> tuple[Attached, pd.DataFrame]:
-        net = make_net(splits, method, seed, config)
+        net = make_net(splits, job.method, seed, config)
         return net, fit(
             net, splits.train, splits.valid, epochs=config["epochs"], batch=config["batch"],
             patience=config["patience"], lr=config["lr"], samples=config["samples"], seed=seed,
-            device=device, checkpoint=checkpoint, progress=progress,
+            device=job.device, checkpoint=checkpoint, progress=job.progress,
         )  # fmt: skip
 
-    members = create(method, **config["method"]).members
-    return train_members(train, members, seed, checkpoint)
+    members = create(job.method, **config["method"]).members
+    return train_members(train, members, job.seed, job.checkpoint)
 
 
 def make_net(splits: Splits, method: str, seed: int, config: dict) -> Attached:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from ..metrics import evaluate, reliability, selective_accuracy
 from ..noise import generator
 from ..predict import sample_logits
 from ..registry import EXPERIMENTS
+from .job import Job
 from .rotation import Rotation, fitted, rotated
 from .tune import chosen
 
@@ -42,21 +42,11 @@ class Table1:
         return Rotation.configs(dataset, method, profile)
 
     @staticmethod
-    def run(
-        dataset: str,
-        method: str,
-        seed: int,
-        config: dict,
-        *,
-        root=None,
-        device="auto",
-        checkpoint: Path | None = None,
-        progress: bool = True,
-    ) -> dict[str, Any]:
+    def run(job: Job) -> dict[str, Any]:
         """Train and measure; accuracies and shares in [0, 1], nll in nats, 20 masks if not said."""
-        splits = data.load(dataset, root=root, seed=seed)
-        net, histories = fitted(splits, method, seed, config, device, checkpoint, progress)
-        found = shifts(net, splits, config["samples"]) | by_masks(net, splits)
+        splits = job.splits()
+        net, histories = fitted(splits, job)
+        found = shifts(net, splits, job.config["samples"]) | by_masks(net, splits)
         return found | {"epochs": sum(map(len, histories))}
 
 
@@ -66,6 +56,7 @@ def probabilities(net, x: Tensor, samples: int) -> Tensor:
 
 
 def shifts(net, splits: Splits, samples: int) -> dict[str, Any]:
+    """Scores on clean and rotated images, and by angle and noise."""
     x, y = splits.test
     found: dict[str, Any] = {}
     for suffix, images in (("", x), ("_rotated", rotated(splits))):

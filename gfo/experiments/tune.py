@@ -7,11 +7,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from .. import data, records
+from .. import records
 from ..fit import LEARNING_RATES, predictive_nll
 from ..methods import create
 from ..profiles import budget
 from ..registry import EXPERIMENTS
+from .job import Job
 from .rotation import fitted
 
 # Learning rate of the backbone, the rate or prior, and the method's own knob.
@@ -83,18 +84,9 @@ class Tune:
         return [configuration(method, point, profile) for point in space(method)]
 
     @staticmethod
-    def run(
-        dataset: str,
-        method: str,
-        seed: int,
-        config: dict,
-        *,
-        root=None,
-        device="auto",
-        checkpoint: Path | None = None,
-        progress: bool = True,
-    ) -> dict[str, Any]:
-        splits = data.load(dataset, root=root, seed=seed)
-        net, histories = fitted(splits, method, seed, config, device, checkpoint, progress)
-        nll = predictive_nll(net, splits.tune, config["samples"])
+    def run(job: Job) -> dict[str, Any]:
+        """Train, and score on the tuning split."""
+        splits = job.splits()
+        net, histories = fitted(splits, job)
+        nll = predictive_nll(net, splits.tune, job.config["samples"])
         return {"tune_nll": round(nll, 6), "epochs": sum(map(len, histories))}
