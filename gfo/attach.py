@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .likelihood import Categorical
-from .tree import call, leaves, rows, tree_map
+from .tree import call, device_of, leaves, rows, tree_map
 
 SMALL = 4096  # log Z reads x itself up to this many numbers an example
 
@@ -180,7 +180,7 @@ def attach(
         raise ValueError("this model already has masks; call net.detach() on the old net first")
     spec = inspect(model, names, example, axes or {}, output)
     method.build(spec, model)
-    method.to(next((t.device for t in model.parameters()), torch.device("cpu")))
+    method.to(device_of(model))
     return Attached(model, spec, method, likelihood or Categorical())
 
 
@@ -273,6 +273,7 @@ def untouched(module: nn.Module) -> Iterator[None]:
 
 
 def check_site(name: str, outputs: list) -> None:
+    """ValueError unless a site's calls in one pass gave exactly one tensor."""
     if not outputs:
         raise ValueError(f"site {name!r} is never called on the example: choose a module that runs")
     if len(outputs) > 1:

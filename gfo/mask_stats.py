@@ -16,15 +16,16 @@ from .tree import device_of, rows, to_device
 
 
 def passes(net: Attached, x: Any, y: Tensor, source: str, samples: int, seed: int):
-    """`samples` masked passes with prefixes drawn by "q" or "test"; both policies scored. What they
-    saw comes back to the device of y."""
+    """`samples` masked passes with prefixes drawn by "q", "p" or "test"; both policies scored. What
+    they saw comes back to the device of y."""
     back = y.device
     x, y = to_device((x, y), device_of(net))
     for index in range(samples):
         gen = generator(seed, "masks", index, device=device_of(net))
         noise = noise_for(net, rows(x), gen)
-        masks = without_gradient(net, x, y, noise=noise, source=source).masks
-        out = without_gradient(net, x, y, masks=masks)
+        out = without_gradient(net, x, y, noise=noise, source=source)
+        if source == "test":  # that pass runs the leading policy only and leaves y unread
+            out = without_gradient(net, x, y, masks=out.masks)
         yield Pass(*to_device(list(out), back))
 
 

@@ -14,6 +14,7 @@ from .attach import Attached, Site, Spec
 from .checks import check_net
 from .likelihood import Categorical
 from .methods import create
+from .tree import device_of
 
 
 def write_atomically(path: str | Path, write) -> None:
@@ -101,8 +102,7 @@ def _attach_as(about: dict, model: nn.Module, likelihood: Any) -> Attached:
         tuple(Site(*site) for site in sites), classes, tuple(tuple(s) for s in shapes),
         x_size, row_bytes, tuple(batched), output,
     )  # fmt: skip
-    config = {k: v for k, v in about["config"].items()}
-    method = create(about["method"], **config)
+    method = create(about["method"], **about["config"])
     method.build(spec, model)
-    method.to(next((t.device for t in model.parameters()), torch.device("cpu")))
+    method.to(device_of(model))
     return Attached(model, spec, method, likelihood or Categorical())
