@@ -69,7 +69,7 @@ def fitted(splits: Splits, job: Job) -> tuple[Attached | Ensemble, list[pd.DataF
 def make_net(splits: Splits, method: str, seed: int, config: dict) -> Attached:
     """A fresh network; the backbone's first weights depend on the seed alone, not on the method."""
     torch.manual_seed(derive(seed, "init"))
-    model, sites = models.build(config["model"], classes=splits.classes, hidden=config["hidden"])
+    model, sites = models.build(config["model"], classes=splits.classes, **models.arguments(config))
     return attach(model, sites, create(method, **config["method"]), splits.train[0][:2])
 
 

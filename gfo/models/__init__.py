@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from torch import nn
 
 from ..registry import MODELS
@@ -13,4 +16,10 @@ def build(name: str, **config) -> tuple[nn.Module, list[str]]:
     return MODELS[name](**config)
 
 
-__all__ = ["build", "mlp"]
+def arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """The entries of an experiment's config that the builder of config["model"] takes."""
+    takes = inspect.signature(MODELS[config["model"]]).parameters
+    return {name: value for name, value in config.items() if name in takes}
+
+
+__all__ = ["arguments", "build", "mlp"]
