@@ -37,7 +37,7 @@ from .registry import METHODS, Registry
 
 SAMPLES = 20
 PAIRS = 15
-SECONDS = 0.1  # a timing repeats what is shorter until it lasts this long
+SECONDS = 0.1  # a timing repeats what is shorter until it lasts about this long
 EXAMPLES = 50_000  # the size of the training set that losses are told
 # What a step spends its time on: the first group whose one word is in the operator's name.
 GROUPS = {
@@ -202,17 +202,22 @@ def seconds(call: Callable[[int], None], repeats: int, device: torch.device) -> 
 
 
 def interleaved(
-    calls: dict[str, Callable[[int], None]], pairs: int, device: torch.device, bar: tqdm
+    calls: dict[str, Callable[[int], None]],
+    pairs: int,
+    device: torch.device,
+    least: float = SECONDS,
+    bar: tqdm | None = None,
 ) -> pd.DataFrame:
     """Seconds that each call takes, a row a round: in each of `pairs` rounds all are timed in turn,
     from another start each time, so that what slows the machine for a while slows all of them."""
     once = {name: seconds(call, 1, device) for name, call in calls.items()}
-    repeats = {name: max(1, round(SECONDS / once[name])) for name in calls}
+    repeats = {name: max(1, round(least / once[name])) for name in calls}
     names, rounds = list(calls), []
     for i in range(pairs):
         turn = names[i % len(names) :] + names[: i % len(names)]
         rounds.append({n: seconds(calls[n], repeats[n], device) for n in turn})
-        bar.update()
+        if bar is not None:
+            bar.update()
     return pd.DataFrame(rounds)[names]
 
 
@@ -233,6 +238,7 @@ def compare(
     pairs: int = PAIRS,
     batch: int | None = None,
     device: str = "auto",
+    least: float = SECONDS,
     progress: bool = True,
     **gpu: bool,
 ) -> pd.DataFrame:
@@ -243,6 +249,7 @@ def compare(
     order statistics that hold the true median with probability 0.95 or more. step_ms, predict_ms:
     medians. step_flops, predict_flops: operations of matrix products and convolutions, counted.
     saved_mb: what a step keeps for its backward pass. weights, mask_weights: numbers trained.
+    least: seconds that one timing lasts, by repeating what is shorter.
     gpu: bf16, channels_last, compile. ValueError for these where torch sees no GPU.
     """
     methods = list(METHODS if methods is None else methods)
@@ -255,8 +262,9 @@ def compare(
     with tqdm(total=2 * pairs, desc=f"{model}", disable=not progress) as bar:
         with torch.random.fork_rng():
             found = sides(model, methods, setting)
-            step = interleaved({n: s.steps for n, s in found.items()}, pairs, at, bar)
-            guess = interleaved({n: s.predictions for n, s in found.items()}, pairs, at, bar)
+            step = interleaved({n: s.steps for n, s in found.items()}, pairs, at, least, bar)
+            calls = {n: s.predictions for n, s in found.items()}
+            guess = interleaved(calls, pairs, at, least, bar)
             if setting.compile:  # operators are counted one by one
                 found = sides(model, methods, setting._replace(compile=False))
             counted = {name: counts(side) for name, side in found.items()}

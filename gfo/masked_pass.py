@@ -78,7 +78,8 @@ def masked_pass(
 
     Nothing is checked here: the public functions check their input before they call this.
     """
-    visitor = Visitor(net, y, masks, noise, source, features(net, x))
+    reads_x = y is not None or net.method.reads_before  # log Z, h_0
+    visitor = Visitor(net, y, masks, noise, source, features(net, x) if reads_x else None)
     with net.visiting(visitor):
         output = call(net.model, x)
     logits = visitor.finish(net.logits(output))
