@@ -10,6 +10,7 @@ import pandas as pd
 
 from . import records
 from .compare import interval, paired
+from .plots import LABELS
 
 PAPER = records.RESULTS.parent / "paper_tables"
 PROFILES = ("full", "reduced")  # the first that has records of a row speaks for it
@@ -168,3 +169,39 @@ def scores(block: pd.DataFrame, found: pd.DataFrame, about: Table, metric: str) 
     columns = ["ours", "se", "n", "profile", "device", "paper_difference", "difference", "low",
                "high", "verdict"]  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def readable(rows: pd.DataFrame) -> pd.DataFrame:
+    """`entries` as a table for a page: numbers with ± standard error and n, differences to the
+    reference row with their interval."""
+    digits = 2 if rows["paper"].max() > 1 else 3
+
+    def number(value: float, sign: str = "") -> str:
+        return "—" if pd.isna(value) else f"{value:{sign}.{digits}f}"
+
+    def ours(row) -> str:
+        spread = "" if pd.isna(row["se"]) else f" ± {number(row['se'])}"
+        return f"{number(row['ours'])}{spread} ({row['n']})" if row["n"] else "—"
+
+    def gap(row) -> str:
+        if pd.isna(row["difference"]):
+            return "—"
+        if np.isinf(row["low"]):
+            return number(row["difference"], "+")
+        low, high = (number(row[end], "+") for end in ("low", "high"))
+        return f"{number(row['difference'], '+')} [{low}, {high}]"
+
+    method = rows["method"].fillna(rows["ours_method"].map(lambda name: LABELS[name]))
+    return pd.DataFrame(
+        {
+            "data": rows["setting"],
+            "number": rows["metric"].str.replace("_", " "),
+            "method": method,
+            "paper": rows["paper"].map(number),
+            "ours ± SE (n)": rows.apply(ours, axis=1),
+            "paper, difference": rows["paper_difference"].map(lambda v: number(v, "+")),
+            "ours, difference [95 %]": rows.apply(gap, axis=1),
+            "verdict": rows["verdict"],
+            "profile": rows["profile"].fillna("—"),
+        }
+    )
