@@ -167,7 +167,8 @@ def attach(
     axes: for a site whose shape cannot say it, a letter an axis: ("T", "B", "C"),
         ("B", "C", "L"), ("B", "H", "W", "C"). T has a mask a token, other letters share one.
     output: where the logits are, if the model returns a tuple (position) or dict (key).
-    likelihood: what the logits say about y; `Categorical()` by default.
+    likelihood: what the logits say about y: `gfo.Categorical()` by default, with class weights
+        `gfo.Categorical([1.0, 9.0])`, for graded answers `gfo.SoftTargets()`.
 
     Raises ValueError, naming the module, for a pattern that matches nothing and for a site that
     is never called, is called twice in one pass, or returns no tensor.
