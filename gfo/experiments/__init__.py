@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..registry import EXPERIMENTS
 from . import (  # noqa: F401 - they file themselves
     audit,
+    icu,
+    icu_tune,
     masks,
     prior,
     rotation,
