@@ -45,18 +45,22 @@ class Pass(NamedTuple):
     @property
     def log_q(self) -> Tensor | None:
         """log q(z | x, y), shape (B,): the sum over sites (Algorithm 1, var1)."""
-        return None if self.log_q_sites is None else sum(self.log_q_sites)
+        return _total(self.log_q_sites)
 
     @property
     def log_p(self) -> Tensor | None:
         """log p(z | x), shape (B,): the sum over sites (Algorithm 1, var2)."""
-        return None if self.log_p_sites is None else sum(self.log_p_sites)
+        return _total(self.log_p_sites)
 
 
 def _score(logits: list[Tensor | None], masks: list[Tensor]) -> list[Tensor] | None:
     if not logits or logits[0] is None:
         return None
     return [log_bernoulli(a, z) for a, z in zip(logits, masks, strict=True)]
+
+
+def _total(sites: list[Tensor] | None) -> Tensor | None:
+    return None if sites is None else sum(sites)
 
 
 def masked_pass(

@@ -130,14 +130,14 @@ class UnitNet(nn.Module):
         return (F.silu(state) * self.out).sum(-1) + self.bias
 
     @torch.no_grad()
-    def draw(self, inputs: Tensor, draw: Draw) -> Tensor:
-        """A mask (..., C), drawn unit after unit."""
-        state, bits = self.read(inputs), []
+    def draw(self, inputs: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """A mask (..., C), drawn unit after unit, and its logits (..., C)."""
+        state, bits, logits = self.read(inputs), [], []
         for i in range(len(self.kept)):
-            logit = (F.silu(state) * self.out[i]).sum(-1, keepdim=True) + self.bias[i]
-            bits.append(draw(logit, slice(i, i + 1)))
+            logits.append((F.silu(state) * self.out[i]).sum(-1, keepdim=True) + self.bias[i])
+            bits.append(draw(logits[-1], slice(i, i + 1)))
             state = state + bits[-1] * self.kept[i]
-        return torch.cat(bits, -1)
+        return torch.cat(bits, -1), torch.cat(logits, -1)
 
 
 class UnitwisePolicy(LayerwisePolicy):
@@ -152,7 +152,10 @@ class UnitwisePolicy(LayerwisePolicy):
     ) -> tuple[Tensor, Tensor]:
         """(mask, logits) at one site; the logits are those given the mask's own earlier units."""
         inputs, net = self.inputs(context), self.nets[layer]
-        mask = net.draw(inputs, draw) if mask is None else mask
+        if mask is None:
+            mask, logits = net.draw(inputs, draw)
+            if not torch.is_grad_enabled():
+                return mask, logits  # scoring again would hold (B, C, H) numbers at once
         return mask, net(inputs, mask)
 
 

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from ..registry import EXPERIMENTS
-from . import audit, masks, prior, rotation, table1, tune  # noqa: F401 - they file themselves
+from . import (  # noqa: F401 - they file themselves
+    audit,
+    icu,
+    icu_tune,
+    masks,
+    prior,
+    rotation,
+    table1,
+    tune,
+    variations,
+)
 
 __all__ = ["EXPERIMENTS"]

@@ -136,12 +136,13 @@ class Method(nn.Module):
         keep-probability itself stands in for the mask."""
         if source == "mean":
             return torch.sigmoid(logits)
+        logits = logits.detach()  # a comparison has no gradient: record none on the way to it
         if source != "train":
             return (units < torch.sigmoid(logits)).float()
         keep = torch.sigmoid(logits / self.temperature)
         if self.random:
             explore = explore.reshape(-1, *[1] * (units.dim() - 1))  # (B, 1) -> (B, 1[, 1])
-            keep = torch.where(explore < self.random, 0.5, keep)
+            keep = keep.masked_fill(explore < self.random, 0.5)
         return (units < keep).float()
 
     def scale(self, mask: Tensor) -> Tensor:
