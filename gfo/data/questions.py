@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..noise import generator
 
@@ -20,16 +21,17 @@ DROPPED = re.compile(r"[.,'!?\"()*#:;]")
 
 @dataclass(frozen=True)
 class VisualQuestions:
-    """train, valid (and test, where its answers are public): ((image tokens, words), y).
+    """train, valid and test: ((image tokens, words), y), or a `Dataset` of such rows where they are
+    too many to hold.
 
     y: labels (n,), or soft targets (n, classes). answers: by number. about: for each part a table,
     one row a question: text, image (its number; questions of one image are not independent), kind.
     """
 
     name: str
-    train: tuple[Pair, Tensor]
-    valid: tuple[Pair, Tensor]
-    test: tuple[Pair, Tensor] | None
+    train: tuple[Pair, Tensor] | Dataset
+    valid: tuple[Pair, Tensor] | Dataset
+    test: tuple[Pair, Tensor] | Dataset
     answers: list[str]
     words: Words
     about: dict[str, pd.DataFrame]
