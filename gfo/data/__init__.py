@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..registry import DATASETS
-from . import digits, hospitals, mnist  # noqa: F401 - they file themselves under their names
+from . import digits, easy_vqa, hospitals, mnist, vqa_v2  # noqa: F401 - they file themselves
 from .splits import Splits
 from .transforms import rotate
 

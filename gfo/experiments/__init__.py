@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..registry import EXPERIMENTS
 from . import (  # noqa: F401 - they file themselves
     audit,
+    easy_vqa,
     icu,
     icu_tune,
     masks,
