@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import joblib
 import pandas as pd
 from tqdm.auto import tqdm
 
 from . import records
 from .experiments import EXPERIMENTS
-from .experiments.job import Job
 from .fit import pick_device
 from .methods import create
 from .profiles import budget
 from .registry import DATASETS
+from .sweep import ENGINES, How, one, scratch_folder, spread
 
 
 def run(
@@ -33,48 +32,66 @@ def run(
     out: str | Path | None = None,
     force: bool = False,
     progress: bool = True,
+    jobs: int = 1,
+    engine: str = "processes",
+    scheduler: str | None = None,
+    scratch: str | Path | None = None,
 ) -> pd.DataFrame:
     """Run each (method, seed) of an experiment that has no record yet; return all their records.
 
     All names are checked before any work starts. A run that is stopped goes on from its last epoch
-    when called again. `out` is book/results by default. `force` redoes recorded runs.
+    when called again. Several calls side by side, here or on machines that see the same `out` and
+    `scratch`, share the work: each run is claimed by one of them, and each call returns when all
+    are done. `out` is book/results by default. `force` redoes recorded runs.
+
+    jobs: runs at once, each a process with one torch thread; 1 runs here, with torch's own threads.
+    engine: "processes" of this machine, or "dask": the workers at the address `scheduler`, or
+        without one `jobs` workers on this machine.
+    scratch: folder of checkpoints and claims; the system's temporary folder by default.
     """
     task, work = EXPERIMENTS[experiment], budget(profile)
     methods, seeds = list(methods or task.methods), list(work.seeds if seeds is None else seeds)
     dataset = dataset or work.dataset
     plain = getattr(task, "baselines", ())  # rows of an experiment that are no dropout methods
     DATASETS[dataset], [create(m) for m in methods if m not in plain], pick_device(device)
-    out = Path(out or records.RESULTS)
-    records.provenance()
+    check_engine(jobs, engine, scheduler)
+    out = Path(out or records.RESULTS).resolve()
     grid = [
         dict(experiment=experiment, dataset=dataset, method=m, seed=s, profile=profile, config=c)
         for s in seeds
         for m in methods
         for c in task.configs(dataset, m, profile)
     ]
-    todo = [i for i in grid if force or not records.path_of(**i, out=out).exists()]
-    for identity in tqdm(todo, desc=f"{experiment} on {dataset}", disable=not progress):
-        one(task, identity, device, root, out, progress)
+
+    def missing() -> list[dict]:
+        return [i for i in grid if not records.path_of(**i, out=out).exists()]
+
+    many = engine == "dask" or jobs > 1
+    how = How(
+        task, device, Path(root).resolve() if root else None, out, scratch_folder(scratch),
+        progress and not many, 1 if many else None,
+    )  # fmt: skip
+    todo = grid if force else missing()
+    # First what nobody has claimed; then wait for the others, and take over what they leave.
+    for what, wait in (("", False), (", waiting for other processes", True)):
+        if todo:
+            calls = [joblib.delayed(one)(i, how, force and not wait, wait) for i in todo]
+            done = spread(calls, jobs, engine, scheduler)
+            label = f"{experiment} on {dataset}{what}"
+            list(tqdm(done, desc=label, total=len(todo), disable=not progress))
+        todo = missing()
     found = records.read(experiment, out, dataset=dataset, profile=profile)
     return found[found["method"].isin(methods) & found["seed"].isin(seeds)]
 
 
-def one(task, identity: dict, device: str, root, out: Path, progress: bool) -> Path:
-    """One run and its record; a checkpoint outside the results folder lets it resume."""
-    name = records.path_of(**identity, out=Path()).with_suffix(".pt").name
-    checkpoint = (
-        Path(tempfile.gettempdir()) / "gfo-checkpoints" / f"{identity['experiment']}_{name}"
-    )
-    started = time.perf_counter()
-    what = (identity[k] for k in ("dataset", "method", "seed", "config"))
-    metrics = task.run(Job(*what, root, device, checkpoint, progress))
-    wall = time.perf_counter() - started
-    path = records.write(
-        **identity, metrics=metrics, device=pick_device(device), wall_s=wall, out=out
-    )
-    for left in checkpoint.parent.glob(f"{checkpoint.stem}.*"):  # one a member of an ensemble
-        left.unlink()
-    return path
+def check_engine(jobs: int, engine: str, scheduler: str | None) -> None:
+    """ValueError for a way of running that there is not."""
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}, needs to be at least 1")
+    if engine not in ENGINES:
+        raise ValueError(f"engine is {engine!r}, needs to be one of {', '.join(ENGINES)}")
+    if scheduler and engine != "dask":
+        raise ValueError("a scheduler was named: pass engine='dask' (--engine dask) with it")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,11 +105,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", help="where data lie; default: $GFO_DATA, else ./data")
     parser.add_argument("--out", help="where records go; default: book/results")
     parser.add_argument("--force", action="store_true", help="redo recorded runs")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each")
+    parser.add_argument("--engine", default="processes", help=f"one of {', '.join(ENGINES)}")
+    parser.add_argument("--scheduler", help="address of a Dask scheduler, tcp://HOST:8786")
+    parser.add_argument("--scratch", help="checkpoints and claims; default: the temporary folder")
     a = parser.parse_args(argv)
     try:
         found = run(
             a.experiment, methods=a.method, dataset=a.dataset, seeds=a.seed, profile=a.profile,
             device=a.device, root=a.root, out=a.out, force=a.force,
+            jobs=a.jobs, engine=a.engine, scheduler=a.scheduler, scratch=a.scratch,
         )  # fmt: skip
     except (ValueError, FileNotFoundError) as error:
         print(f"gfo.run: {error}", file=sys.stderr)

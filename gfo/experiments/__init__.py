@@ -12,6 +12,7 @@ from . import (  # noqa: F401 - they file themselves
     rotation,
     table1,
     tune,
+    variations,
 )
 
 __all__ = ["EXPERIMENTS"]

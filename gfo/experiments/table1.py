@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import data
 from ..data import Splits
-from ..metrics import evaluate, reliability, selective_accuracy
+from ..metrics import evaluate, reliability, selective_accuracy, uncertainty
 from ..noise import generator
 from ..predict import sample_logits
 from ..registry import EXPERIMENTS
@@ -26,9 +26,9 @@ COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @EXPERIMENTS.register("table1")
 class Table1:
-    """Clean and rotated scores, accuracy by angle, Gaussian pixel noise by severity, selective
-    accuracy, scores by number of masks, reliability. One configuration a method: the tuned one
-    under the full profile, the default one under the others."""
+    """Clean and rotated scores, scores and uncertainty by angle and by severity of Gaussian pixel
+    noise, selective accuracy, scores by number of masks, reliability. One configuration a method:
+    the tuned one under the full profile, the default one under the others."""
 
     methods = (
         "deterministic", "random", "mc-improved", "concrete", "contextual", "ensemble", "gflowout",
@@ -74,8 +74,9 @@ def shifts(net, splits: Splits, samples: int) -> dict[str, Any]:
         scores = []
         for severity in severities:
             images = splits.shifted(x[:count], lambda raw, s=severity, f=change: f(raw, s))
-            scores.append(evaluate(probabilities(net, images, samples).mean(0), y[:count]))
-        for metric in ("accuracy", "nll"):
+            single = probabilities(net, images, samples)
+            scores.append(evaluate(single.mean(0), y[:count]) | uncertainty(single))
+        for metric in ("accuracy", "nll", "entropy", "mutual_information"):
             found[f"{metric}_by_{name}"] = [s[metric] for s in scores]
     return found
 

@@ -131,7 +131,8 @@ class GFlowOut(Method):
         objective = OBJECTIVES[self.objective]
         out = run(source=objective.source, repeat=self.masks)
         under = out if self.theta == "q~" else run(source="q", draw=1)
-        terms = self.terms(out, self.log_reward(out.log_lik, out.log_p, n))
+        log_p = out.log_p
+        terms = self.terms(out, self.log_reward(out.log_lik, log_p.detach(), n))
         parts = {"nll": -under.log_lik.mean(), self.objective: objective.loss(terms).mean()}
         if self.prior is None:
             parts["prior"] = self.prior_part(out).mean()

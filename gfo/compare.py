@@ -1,0 +1,37 @@
+"""Paired differences between methods over shared seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+
+def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean of independent `values` (n,); infinite for n < 2."""
+    n = len(values)
+    if n < 2:
+        return -np.inf, np.inf
+    half = t.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
+    return np.mean(values) - half, np.mean(values) + half
+
+
+def paired(frame: pd.DataFrame, metric: str, reference: str = "random") -> pd.DataFrame:
+    """Each method's `metric` minus that of `reference`, seed by seed: one row a method with n,
+    difference, low, high (95 % t interval, not corrected for the number of rows).
+
+    frame: records as `records.read` gives them, of one data set and profile, one record a method
+    and seed. Raises ValueError where a (method, seed) has two.
+    """
+    if frame.duplicated(["method", "seed"]).any():
+        raise ValueError("two records of one method and seed: select one configuration first")
+    wide = frame.pivot(index="seed", columns="method", values=metric)
+    rows = {}
+    for method in wide.columns.drop(reference, errors="ignore"):
+        if reference not in wide:
+            break
+        gap = (wide[method] - wide[reference]).dropna().to_numpy(float)
+        if len(gap):
+            low, high = interval(gap)
+            rows[method] = {"n": len(gap), "difference": gap.mean(), "low": low, "high": high}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["n", "difference", "low", "high"])

@@ -1,0 +1,118 @@
+"""One run and its record under a claim, and many runs at once through joblib."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import joblib
+import torch
+from filelock import FileLock, Timeout
+
+from . import records
+from .experiments.job import Job
+from .fit import pick_device
+
+ENGINES = ("processes", "dask")
+PATIENCE = 60  # seconds that a scheduler has to answer, and its first worker to come
+
+
+class How(NamedTuple):
+    """What all runs of a sweep share. task: the experiment. scratch: checkpoints and claims.
+    threads: of torch, None leaves its own setting.
+
+    A tuple, which joblib sends along with each call. A class or other large object of its own it
+    would leave on one Dask worker for the others to fetch, and lose with that worker.
+    """
+
+    task: Any
+    device: str
+    root: Path | None
+    out: Path
+    scratch: Path
+    progress: bool
+    threads: int | None
+
+
+def scratch_folder(scratch: str | Path | None) -> Path:
+    """Where checkpoints and claims lie, outside the results: the system's temporary folder unless
+    said otherwise."""
+    return Path(scratch or Path(tempfile.gettempdir()) / "gfo-checkpoints").resolve()
+
+
+def one(identity: dict, how: How, force: bool, wait: bool) -> bool:
+    """Do one run and write its record, unless it is there. False where another process has claimed
+    the run and we are not to wait for it.
+
+    The claim is a lock of the operating system: it ends with the process that holds it, however
+    that ends, so that a killed run is free for the next comer, who goes on from its checkpoint.
+    """
+    records.provenance()  # the source as it is now, not as it is when the run ends
+    if how.threads:
+        torch.set_num_threads(how.threads)
+    path = records.path_of(**identity, out=how.out)
+    checkpoint = how.scratch / f"{identity['experiment']}_{path.stem}.pt"
+    how.scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(checkpoint.with_suffix(".lock"), timeout=-1 if wait else 0):
+            if force or not path.exists():  # another process may have been faster
+                measure(identity, how, checkpoint)
+            # one checkpoint a member of an ensemble; the lock's own file goes too
+            for left in how.scratch.glob(f"{checkpoint.stem}.*"):
+                left.unlink()
+    except Timeout:
+        return False
+    return True
+
+
+def measure(identity: dict, how: How, checkpoint: Path) -> None:
+    """Run, and save the record at once."""
+    what = (identity[k] for k in ("dataset", "method", "seed", "config"))
+    started = time.perf_counter()
+    metrics = how.task.run(Job(*what, how.root, how.device, checkpoint, how.progress))
+    wall = time.perf_counter() - started
+    device = pick_device(how.device)
+    records.write(**identity, metrics=metrics, device=device, wall_s=wall, out=how.out)
+
+
+def spread(calls: Sequence, jobs: int, engine: str, scheduler: str | None) -> Iterator:
+    """The results of `joblib.delayed` calls as they come: here, one after the other, or on
+    processes of this machine, or on the workers of a Dask cluster."""
+    with backend(jobs, engine, scheduler):
+        jobs = -1 if engine == "dask" else jobs  # all the cluster's workers
+        yield from joblib.Parallel(
+            jobs, batch_size=1, pre_dispatch="all", return_as="generator_unordered"
+        )(calls)
+
+
+@contextmanager
+def backend(jobs: int, engine: str, scheduler: str | None) -> Iterator[None]:
+    """joblib's backend for `engine` inside the block. Without a `scheduler` Dask gets a cluster on
+    this machine, `jobs` workers of one thread. ValueError where there is no Dask, no answer, no
+    worker, or a worker with several threads: torch's random state belongs to the process."""
+    if engine == "processes":
+        yield
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError("engine 'dask' needs Dask: pip install 'gfo[cluster]'") from None
+    local = dict(n_workers=jobs, threads_per_worker=1, dashboard_address=":0")
+    try:
+        client = Client(scheduler, timeout=PATIENCE) if scheduler else Client(**local)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ValueError(f"no Dask scheduler at {scheduler!r}: {error}") from None
+    with client:
+        start = f"dask worker {client.scheduler.address} --nthreads 1"
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError:
+            raise ValueError(f"the scheduler has no worker; start some: {start}") from None
+        if threaded := [address for address, n in client.nthreads().items() if n > 1]:
+            raise ValueError(f"worker {threaded[0]} has several threads; start it by: {start}")
+        with joblib.parallel_config("dask", client=client):
+            yield

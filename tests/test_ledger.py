@@ -1,0 +1,135 @@
+"""Paired differences and the reproduction ledger."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import ttest_rel
+
+from gfo import ledger, records
+from gfo.compare import interval, paired
+from gfo.experiments.variations import CHANGES, variants
+
+
+def frame(values: dict[str, list[float]]) -> pd.DataFrame:
+    """Records of a metric "m": a list over seeds 0, 1, … a method; None for a seed not run."""
+    return pd.DataFrame(
+        [
+            {"method": method, "seed": seed, "m": value}
+            for method, column in values.items()
+            for seed, value in enumerate(column)
+            if value is not None
+        ]
+    )
+
+
+def test_paired_interval_is_scipys():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=9), rng.normal(0.5, size=9)
+    found = paired(frame({"random": list(a), "gflowout": list(b)}), "m")
+    theirs = ttest_rel(b, a).confidence_interval(0.95)
+    row = found.loc["gflowout"]
+    assert row["n"] == 9 and row["difference"] == pytest.approx((b - a).mean())
+    assert (row["low"], row["high"]) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_pairing_takes_shared_seeds_only_and_removes_what_seeds_share():
+    found = paired(frame({"random": [1.0, 5.0, 9.0, 2.0], "gflowout": [2.0, 6.0, 10.0, None]}), "m")
+    row = found.loc["gflowout"]
+    assert row["n"] == 3
+    assert (row["low"], row["high"]) == pytest.approx((1.0, 1.0))  # the same gap at each seed
+
+
+def test_paired_refuses_two_records_of_a_seed_and_lacks_a_reference_quietly():
+    twice = pd.concat([frame({"random": [1.0]})] * 2)
+    with pytest.raises(ValueError, match="one configuration"):
+        paired(twice, "m")
+    assert paired(frame({"gflowout": [1.0, 2.0]}), "m").empty
+
+
+def test_one_run_has_no_interval():
+    assert interval(np.array([3.0])) == (-np.inf, np.inf)
+
+
+@pytest.mark.parametrize(
+    "theirs, low, high, said",
+    [
+        (20.0, 12.0, 18.0, "reproduced"),
+        (20.0, 0.1, 0.4, "not reproduced"),  # the paper's sign, a fiftieth of its size
+        (20.0, -0.3, 0.4, "not reproduced"),
+        (20.0, -2.0, -1.0, "reversed"),
+        (-20.0, -18.0, -12.0, "reproduced"),
+        (-20.0, 1.0, 2.0, "reversed"),
+        (0.05, -0.1, 0.2, "undecided"),  # cannot tell the paper's difference from none
+        (20.0, -np.inf, np.inf, "undecided"),
+    ],
+)
+def test_verdict(theirs, low, high, said):
+    assert ledger.verdict(theirs, low, high) == said
+
+
+def test_level_of_the_reference_row():
+    ours = np.array([97.9, 98.0, 98.1])
+    assert ledger.level(98.05, ours) == "reproduced"
+    assert ledger.level(87.38, ours) == "not reproduced"
+    assert ledger.level(87.38, ours[:1]) == "undecided"
+
+
+def test_a_prediction_interval_covers_a_next_run_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    hits = [ledger.level(rng.normal(), rng.normal(size=5)) == "reproduced" for _ in range(2000)]
+    assert np.mean(hits) == pytest.approx(0.95, abs=4 * (0.95 * 0.05 / 2000) ** 0.5)
+
+
+@pytest.mark.parametrize("table", ledger.TABLES)
+def test_every_number_of_the_paper_is_in_the_ledger_once(table, tmp_path):
+    about = ledger.TABLES[table]
+    wide = pd.read_csv(ledger.PAPER / f"{about.file}.csv")
+    numbers = wide.drop(columns=[c for c in wide if c.endswith("_se")]).select_dtypes("number")
+    rows = ledger.entries(table, tmp_path)  # no records
+    assert sorted(rows["paper"]) == sorted(numbers.to_numpy().ravel())
+    assert (rows["verdict"] == "not run here").all() and (rows["n"] == 0).all()
+    assert rows["deviations"].str.len().gt(0).all()
+
+
+def test_entries_on_records(tmp_path):
+    scores = {
+        "random": [0.97, 0.98, 0.99],
+        "gflowout": [0.969, 0.979, 0.9892],  # a tenth of a point below, at each seed
+        "concrete": [0.50, 0.98],
+        "mc-improved": [0.98, 0.99, 0.97],
+    }
+    for method, values in scores.items():
+        for seed, value in enumerate(values):
+            records.write(
+                experiment="table1", dataset="mnist", method=method, seed=seed, profile="full",
+                config={"method": method}, metrics={"accuracy": value}, wall_s=1.0, out=tmp_path,
+                device=torch.device("cpu"),
+            )  # fmt: skip
+    rows = ledger.entries("Table 1", tmp_path)
+    rows = rows[(rows["setting"] == "MNIST") & (rows["metric"] == "accuracy")]
+    rows = rows.set_index("ours_method")
+    assert rows["ours"]["random"] == pytest.approx(98.0)
+    assert rows["se"]["random"] == pytest.approx(3**-0.5)
+    assert rows["verdict"]["random"] == "not reproduced"  # the paper's 87.38
+    assert rows["difference"]["gflowout"] == pytest.approx(np.mean([-0.1, -0.1, -0.08]))
+    assert rows["paper_difference"]["gflowout"] == pytest.approx(96.75 - 87.38)
+    assert rows["verdict"]["gflowout"] == "reversed"
+    assert rows["verdict"]["concrete"] == "undecided" and rows["n"]["concrete"] == 2
+    assert rows["verdict"]["contextual"] == "not run here"
+    assert rows["verdict"]["mc-improved"] == "not in the paper"
+    assert np.isnan(rows["paper"]["mc-improved"])
+
+
+@pytest.mark.parametrize("method", CHANGES)
+def test_a_variation_changes_what_it_says_and_nothing_else(method):
+    found = variants("digits", method, "quick")
+    base = next(iter(found.values()))
+    for name, config in found.items():
+        change = CHANGES[method][name]
+        kept = {k: v for k, v in config.items() if k != "method"}
+        assert kept == {k: v for k, v in base.items() if k != "method"}
+        assert config["method"] == base["method"] | change
+    missing = set(CHANGES[method]) - set(found)
+    for name in missing:  # left out: it is what the configuration already is
+        assert CHANGES[method][name].items() <= base["method"].items()

@@ -1,0 +1,204 @@
+"""Many runs at once: each done exactly once, none lost, whoever is killed."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from gfo import records
+from gfo.registry import Registry
+from gfo.run import main, run
+from gfo.save import write_atomically
+
+FORK = multiprocessing.get_context("fork")  # the package is imported already
+EPOCHS = 4
+
+
+class Tiny:
+    """An experiment without torch: short epochs, each noted in `log` and checkpointed."""
+
+    methods = ("random",)
+    epoch_s = 0.004
+
+    @staticmethod
+    def configs(dataset, method, profile):
+        return [{"log": Tiny.log, "epoch_s": Tiny.epoch_s}]
+
+    @staticmethod
+    def run(job):
+        at = job.checkpoint
+        done = json.loads(at.read_text()) if at.exists() else []
+        while len(done) < EPOCHS:
+            (Path(job.config["log"]) / f"s{job.seed}_e{len(done)}_{time.time_ns()}").write_text(
+                str(os.getpid())
+            )
+            time.sleep(job.config["epoch_s"])
+            done = [*done, job.seed * 10 + len(done)]
+            text = json.dumps(done)
+            write_atomically(at, lambda temporary, text=text: temporary.write_text(text))
+        return {"accuracy": 0.5, "trace": done, "pid": os.getpid()}
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """(log, how): an empty log and what `run` is called with."""
+    tiny = Registry("experiment")
+    tiny["tiny"] = Tiny
+    monkeypatch.setattr("gfo.run.EXPERIMENTS", tiny)
+    log = tmp_path / "log"
+    log.mkdir()
+    monkeypatch.setattr(Tiny, "log", str(log), raising=False)
+    how = dict(profile="quick", out=tmp_path / "out", scratch=tmp_path / "scratch", progress=False)
+    return log, how
+
+
+def whole(how, seeds):
+    """Every record is there and right."""
+    found = records.read("tiny", how["out"])
+    assert sorted(found["seed"]) == list(seeds)
+    for seed, trace in zip(found["seed"], found["trace"], strict=True):
+        assert trace == [seed * 10 + epoch for epoch in range(EPOCHS)]
+    return found
+
+
+def starts(log):
+    """How often each (seed, epoch) was begun."""
+    names = [path.name.rsplit("_", 1)[0] for path in log.iterdir()]
+    return {name: names.count(name) for name in names}
+
+
+def side_by_side(barrier, how, seeds):
+    real = Tiny.run
+
+    def run_once_both_are_here(job):
+        if not barrier.broken and run_once_both_are_here.first:
+            run_once_both_are_here.first = False
+            barrier.wait(20)
+        return real(job)
+
+    run_once_both_are_here.first = True
+    Tiny.run = staticmethod(run_once_both_are_here)
+    assert sorted(run("tiny", seeds=seeds, **how)["seed"]) == list(seeds)
+
+
+def test_two_commands_side_by_side_share_the_work(folders):
+    log, how = folders
+    seeds, barrier = range(12), FORK.Barrier(2)
+    both = [FORK.Process(target=side_by_side, args=(barrier, how, seeds)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0  # each returned all twelve records
+    found = whole(how, seeds)
+    assert found["pid"].nunique() == 2
+    assert set(starts(log).values()) == {1} and len(starts(log)) == 12 * EPOCHS
+
+
+def test_killed_at_twenty_random_points_no_finished_record_is_lost(folders):
+    log, how = folders
+    seeds, rng, seen = range(10), random.Random(0), {}
+    for _ in range(20):
+        process = FORK.Process(target=run, args=("tiny",), kwargs=dict(seeds=seeds, **how))
+        process.start()
+        # From before the first epoch to two or three runs on.
+        time.sleep(rng.uniform(0.0, 0.06))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        now = {path: path.read_bytes() for path in (how["out"] / "tiny").glob("*.json")}
+        assert all(now[path] == content for path, content in seen.items())
+        for content in now.values():
+            json.loads(content)
+        seen = now
+    run("tiny", seeds=seeds, **how)
+    found = {path: path.read_bytes() for path in (how["out"] / "tiny").glob("*.json")}
+    assert all(found[path] == content for path, content in seen.items())  # none was done again
+    whole(how, seeds)
+    # A kill costs at most the epoch under way and one that was not yet in the checkpoint.
+    assert sum(starts(log).values()) <= 10 * EPOCHS + 20
+
+
+def test_a_claimed_run_is_waited_for_and_taken_over_when_its_process_dies(folders, monkeypatch):
+    log, how = folders
+    monkeypatch.setattr(Tiny, "epoch_s", 0.3)
+    other = FORK.Process(target=run, args=("tiny",), kwargs=dict(seeds=[0], **how))
+    other.start()
+    while not list(log.glob("s0_e1_*")):
+        time.sleep(0.01)
+    threading.Timer(0.1, other.kill).start()  # in its second epoch, while we wait
+    (pid,) = run("tiny", seeds=[0], **how)["pid"]
+    other.join()
+    whole(how, [0])
+    assert pid == os.getpid() and starts(log) == {"s0_e0": 1, "s0_e1": 2, "s0_e2": 1, "s0_e3": 1}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_processes(folders, jobs):
+    log, how = folders
+    found = run("tiny", seeds=range(4), jobs=jobs, **how)
+    assert len(found) == 4 and (os.getpid() in set(found["pid"])) == (jobs == 1)
+    whole(how, range(4))
+    run("tiny", seeds=range(4), jobs=jobs, **how)
+    assert set(starts(log).values()) == {1}
+    assert list(how["scratch"].iterdir()) == []  # neither checkpoints nor claims are left
+
+
+def test_dask_worker_killed_in_mid_run(folders, monkeypatch):
+    pytest.importorskip("distributed", reason="needs the extra 'cluster' (Dask)")
+    log, how = folders
+    monkeypatch.setattr(Tiny, "epoch_s", 0.15)
+    killed = []
+
+    def kill_first_worker():
+        while not (begun := sorted(log.glob("*_e1_*"))):
+            time.sleep(0.01)
+        killed.append(int(begun[0].read_text()))
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_first_worker, daemon=True)
+    killer.start()
+    run("tiny", seeds=range(4), engine="dask", jobs=2, **how)
+    killer.join(1)
+    found = whole(how, range(4))
+    assert killed and os.getpid() not in set(found["pid"])
+    begun = starts(log)
+    assert len(begun) == 4 * EPOCHS
+    # Its run went on from the checkpoint: only the epoch under way was begun twice.
+    assert sum(begun.values()) == len(begun) + 1
+
+
+def test_dask_clusters_that_would_not_do(folders, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="needs the extra 'cluster' (Dask)")
+    _, how = folders
+    monkeypatch.setattr("gfo.sweep.PATIENCE", 0.5)
+    local = dict(n_workers=0, processes=False, dashboard_address=":0", silence_logs=50)
+    with distributed.LocalCluster(**local) as cluster:
+        dask = how | dict(engine="dask", scheduler=cluster.scheduler_address)
+        with pytest.raises(ValueError, match="no worker; start some: dask worker .* --nthreads 1"):
+            run("tiny", **dask)
+    with distributed.LocalCluster(**local | dict(n_workers=1, threads_per_worker=2)) as cluster:
+        with pytest.raises(ValueError, match="several threads"):
+            run("tiny", **dask | dict(scheduler=cluster.scheduler_address))
+    with pytest.raises(ValueError, match="no Dask scheduler at 'tcp://127.0.0.1:1'"):
+        run("tiny", **dask | dict(scheduler="tcp://127.0.0.1:1"))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--jobs", "0"], "jobs is 0"),
+        (["--engine", "dsk"], "processes, dask"),
+        (["--scheduler", "tcp://127.0.0.1:1"], "--engine dask"),
+    ],
+)
+def test_a_way_of_running_that_there_is_not(args, message, capsys, tmp_path):
+    assert main(["rotation", "--profile", "quick", "--out", str(tmp_path), *args]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
