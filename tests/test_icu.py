@@ -12,7 +12,7 @@ import gfo
 from gfo.data import drugs, icu_synthetic
 from gfo.data.cohort import Rules, cohort
 from gfo.data.hospitals import by_hospital, draw_parts, rows_of
-from gfo.experiments import icu_tune
+from gfo.experiments import icu, icu_tune
 from gfo.experiments.job import Job
 from gfo.run import run
 
@@ -255,6 +255,10 @@ def test_the_experiment_runs_resumes_and_its_records_hold_every_split(tmp_path):
     # freed from the class weights, the mean probability is near the death rate again
     freed, raw = (np.mean(found.loc["logistic", f"ece{s}"]) for s in ("_freed", ""))
     assert freed < 0.08 < raw
+    table = icu.means(found.reset_index(), ["auroc", "recall_macro"])
+    assert list(table.index) == ["Majority", "Logistic", "Random dropout"]
+    assert table.loc["Majority"].tolist() == ["1", 0.5, 0.5]
+    assert icu.recorded(icu_synthetic.NAME, out=tmp_path).empty  # a quick record is none
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     run("icu", methods=names, **how)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == files

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .drugs import Codes, infused, votes
 from .eicu import chunks, folder
+from .funnel import Funnel
 
 STATUS = {"Alive": 0, "Expired": 1}
 
@@ -61,30 +62,6 @@ class Cohort:
     tokens: list[str]
     labels: list[str]
     counts: pd.DataFrame
-
-
-class Funnel:
-    """Counts, rule by rule, the rows that are left out; chunks of one table add up."""
-
-    def __init__(self):
-        self.rows: dict[tuple[str, str, str], list[int]] = {}
-
-    def count(self, table: str, rule: str, argument: str, dropped: int, left: int) -> None:
-        entry = self.rows.setdefault((table, rule, argument), [0, 0])
-        entry[0] += int(dropped)
-        entry[1] += int(left)
-
-    def drop(self, frame: pd.DataFrame, table: str, rule: str, argument: str, bad) -> pd.DataFrame:
-        """`frame` without the rows where `bad`, which None says is not asked for."""
-        if bad is None:
-            self.count(table, rule, argument, 0, len(frame))
-            return frame
-        self.count(table, rule, argument, bad.sum(), (~bad).sum())
-        return frame[~bad]
-
-    def table(self) -> pd.DataFrame:
-        columns = ["table", "rule", "argument", "dropped", "left"]
-        return pd.DataFrame([[*key, *value] for key, value in self.rows.items()], columns=columns)
 
 
 def cohort(name: str = "eicu-demo", root: str | Path | None = None, **rules) -> Cohort:

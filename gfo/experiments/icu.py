@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from .. import rare
+from .. import rare, records
 from ..data import Splits
 from ..metrics import evaluate
+from ..plots import LABELS
 from ..registry import EXPERIMENTS
 from .icu_tune import (
     BASELINES,
@@ -66,6 +70,25 @@ class Icu:
                 "hospitals": made.stays["hospital"].nunique(), "drugs": len(made.tokens),
             }  # fmt: skip
         return found
+
+
+def recorded(dataset: str, min_hours: int = 0, out: Path | None = None) -> pd.DataFrame:
+    """The full-profile records of one cohort; no rows where there are none."""
+    found = records.read("icu", out, dataset=dataset, profile="full")
+    hours = [config["cohort"]["min_hours"] for config in found.get("config", [])]
+    return found[[h == min_hours for h in hours]] if len(found) else found
+
+
+def means(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Means over splits and seeds of list-valued `columns`, a row a method in the order of
+    `Icu.methods`; "seeds" says how many there are."""
+    rows = {}
+    for method in Icu.methods:
+        own = frame[frame["method"] == method] if len(frame) else frame
+        if len(own):
+            rows[LABELS[method]] = {c: np.mean(own[c].tolist()) for c in columns}
+            rows[LABELS[method]]["seeds"] = str(len(own))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["seeds", *columns])
 
 
 def default(method: str) -> dict[str, Any]:
