@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from ..registry import EXPERIMENTS
-from . import audit, masks, prior, rotation, table1, tune  # noqa: F401 - they file themselves
+from . import (  # noqa: F401 - they file themselves
+    adaptation,
+    audit,
+    cifar,
+    masks,
+    prior,
+    rotation,
+    table1,
+    tune,
+)  # fmt: skip
 
 __all__ = ["EXPERIMENTS"]

@@ -20,6 +20,7 @@ from ..metrics import evaluate
 from ..noise import derive, generator
 from ..predict import sample_logits
 from ..profiles import budget
+from ..recipe import recipe
 from ..registry import EXPERIMENTS
 from .job import Job
 
@@ -58,8 +59,9 @@ def fitted(splits: Splits, job: Job) -> tuple[Attached | Ensemble, list[pd.DataF
         net = make_net(splits, job.method, seed, config)
         return net, fit(
             net, splits.train, splits.valid, epochs=config["epochs"], batch=config["batch"],
-            patience=config["patience"], lr=config["lr"], samples=config["samples"], seed=seed,
-            device=job.device, checkpoint=checkpoint, progress=job.progress,
+            patience=config["patience"], lr=config["lr"], seed=seed,
+            samples=config.get("valid_samples", config["samples"]), device=job.device,
+            checkpoint=checkpoint, progress=job.progress, **recipe(config),
         )  # fmt: skip
 
     members = create(job.method, **config["method"]).members
@@ -70,6 +72,9 @@ def make_net(splits: Splits, method: str, seed: int, config: dict) -> Attached:
     """A fresh network; the backbone's first weights depend on the seed alone, not on the method."""
     torch.manual_seed(derive(seed, "init"))
     model, sites = models.build(config["model"], classes=splits.classes, **models.arguments(config))
+    if config.get("channels_last"):
+        model = model.to(memory_format=torch.channels_last)
+    sites = config.get("sites", sites)
     return attach(model, sites, create(method, **config["method"]), splits.train[0][:2])
 
 
