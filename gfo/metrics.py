@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor
 
@@ -66,19 +65,4 @@ def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:
         "nll": float(log_loss(t, p, labels=np.arange(p.shape[1]))),
         "brier": brier(p, t),
         "ece": ece(p, t),
-    }
-
-
-def uncertainty(single: Tensor) -> dict[str, float]:
-    """Means over inputs, in nats, of the predictive's entropy and of the mutual information between
-    class and mask, which is that entropy less the mean entropy under one mask.
-    single: (S, B, K), the probabilities under S masks."""
-
-    def entropy(probs: Tensor) -> Tensor:
-        return torch.special.entr(probs.double()).sum(-1)  # (..., K) -> (...)
-
-    total = entropy(single.mean(0)).mean()
-    return {
-        "entropy": float(total),
-        "mutual_information": float(total - entropy(single).mean()),
     }
