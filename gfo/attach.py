@@ -12,11 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from .likelihood import Categorical
+from .tokens import Tokens, features
 from .tree import call, device_of, leaves, rows, tree_map
 
 SMALL = 4096  # log Z reads x itself up to this many numbers an example
 
 DEFAULT_AXES = {2: "BC", 3: "BTC", 4: "BCHW"}
+
+
+Visiting = Callable[[int, Tensor, Tensor | None], Tensor]  # (layer, h, real) -> masked h
 
 
 class Site(NamedTuple):
@@ -52,17 +56,29 @@ class Spec(NamedTuple):
     sites: tuple[Site, ...]
     classes: int
     shapes: tuple[tuple[int, ...], ...]  # of each input tensor, without the batch axis
-    x_size: int | None  # numbers an example, where x is one small float tensor
+    x_size: int | None  # numbers an example of `features`, where x has few floats
     row_bytes: int  # of the largest activation of one example
     batched: tuple[str, ...]  # modules whose output is a tensor with the batch on axis 0
     output: str | int | None
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether some site has a mask a token."""
+        return any(site.tokens for site in self.sites)
+
+    @property
+    def log_z_size(self) -> int:
+        """Numbers an example that log Z reads: x where x is one small float tensor; else the first
+        site's activation, and what x has of floats beside it."""
+        x_size = self.x_size or 0
+        return x_size if x_size and len(self.shapes) == 1 else x_size + self.sites[0].width
 
 
 class Hub:
     """Where the hooks of one network find the masked pass that is running, if one is."""
 
     def __init__(self):
-        self.visitor: Callable[[int, Tensor], Tensor] | None = None
+        self.visitor: Visiting | None = None
 
 
 class SiteHook:
@@ -74,7 +90,8 @@ class SiteHook:
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         visitor = self.hub.visitor
-        return None if visitor is None else visitor(self.layer, output)
+        real = args[1] if isinstance(module, Tokens) and len(args) > 1 else None
+        return None if visitor is None else visitor(self.layer, output, real)
 
 
 class Attached(nn.Module):
@@ -105,15 +122,16 @@ class Attached(nn.Module):
 
     def forward(self, *args, **kwargs):
         """The model's own output under mean masks; see the class."""
-        from .masked_pass import Visitor, features  # the pass builds on this module
+        from .masked_pass import Visitor, small_features  # the pass builds on this module
 
-        x = features(self, leaves([args, kwargs])[0])
+        x = small_features(self, [args, kwargs])
         with self.visiting(Visitor(self, source="mean", x=x)):
             return self.model(*args, **kwargs)
 
     @contextlib.contextmanager
-    def visiting(self, visitor: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-        """Let `visitor(layer, h)` replace the output of each site inside the block."""
+    def visiting(self, visitor: Visiting) -> Iterator[None]:
+        """Let `visitor(layer, h, real)` replace the output of each site inside the block; `real` is
+        what a site of class `Tokens` was told, else None."""
         self.hub.visitor = visitor
         try:
             yield
@@ -160,14 +178,15 @@ def attach(
     model: any module whose logits are (B, K).
     sites: module names, or one pattern such as "layer*.bn2" (`*` also matches dots). Masks are
         unit-wise for outputs (B, C), channel-wise for (B, C, H, W), per token and feature for
-        (B, T, C).
+        (B, T, C); where tokens may be padding, a site of class `gfo.tokens.Tokens` says so.
     method: `gfo.GFlowOut()`, …, or a registered name such as "gflowout".
     example: an input batch (a tensor, or a tuple, list or dict of tensors), run once or twice
         without gradient in eval mode to find widths, token counts and the number of classes.
     axes: for a site whose shape cannot say it, a letter an axis: ("T", "B", "C"),
         ("B", "C", "L"), ("B", "H", "W", "C"). T has a mask a token, other letters share one.
     output: where the logits are, if the model returns a tuple (position) or dict (key).
-    likelihood: what the logits say about y; `Categorical()` by default.
+    likelihood: what the logits say about y: `gfo.Categorical()` by default, with class weights
+        `gfo.Categorical([1.0, 9.0])`, for graded answers `gfo.SoftTargets()`.
 
     Raises ValueError, naming the module, for a pattern that matches nothing and for a site that
     is never called, is called twice in one pass, or returns no tensor.
@@ -231,14 +250,16 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
         check_site(name, [out for called, out in calls if called == name])
     order = [called for called, _ in calls if called in names]
     outputs = dict(calls)
-    batch, size = rows(example), leaves(example)[0][0].numel()
-    small = isinstance(example, Tensor) and example.is_floating_point() and size <= SMALL
+    sites = tuple(describe(name, outputs[name], axes.get(name)) for name in order)
+    floats = features(example, any(site.tokens for site in sites))
+    small = floats is not None and floats.shape[1] <= SMALL
+    batch = rows(example)
     largest = max(out.numel() for _, out in calls if isinstance(out, Tensor))
     return Spec(
-        sites=tuple(describe(name, outputs[name], axes.get(name)) for name in order),
+        sites=sites,
         classes=pick(result, output).shape[1],
         shapes=tuple(tuple(t.shape[1:]) for t in leaves(example)),
-        x_size=size if small else None,
+        x_size=floats.shape[1] if small else None,
         row_bytes=4 * -(-largest // batch),
         batched=batched_modules(calls, double, batch),
         output=output,

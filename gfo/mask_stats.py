@@ -10,7 +10,7 @@ from torch import Tensor
 from .attach import Attached
 from .masked_pass import Pass, without_gradient
 from .noise import generator
-from .objectives import kl_bernoulli
+from .objectives import CERTAIN, kl_bernoulli
 from .predict import noise_for
 from .tree import device_of, rows, to_device
 
@@ -39,8 +39,12 @@ def moved(
     over `samples` prefixes drawn from its left argument. Entries a method has no policy for are
     left out.
     """
-    uniform = torch.logit(torch.tensor(keep))
     found: dict[str, list[float]] = {}
+
+    def uniform(logits: Tensor) -> Tensor:
+        """Logits of the Bernoulli, in the shape of others; padding moves nowhere."""
+        fixed = torch.logit(torch.tensor(keep)).to(logits)
+        return torch.where(logits == CERTAIN, logits, fixed)
 
     def mean(pairs) -> list[float]:
         by_pass = [[float(kl_bernoulli(a, b).mean()) for a, b in layers] for layers in pairs]
@@ -48,10 +52,10 @@ def moved(
 
     if net.method.p is not None and net.method.test == "p":
         runs = list(passes(net, x, y, "test", samples, seed))
-        found["p_moved"] = mean([[(p, uniform.to(p)) for p in r.p_logits] for r in runs])
+        found["p_moved"] = mean([[(p, uniform(p)) for p in r.p_logits] for r in runs])
     if net.method.q is not None:
         runs = list(passes(net, x, y, "q", samples, seed))
-        found["q_moved"] = mean([[(q, uniform.to(q)) for q in r.q_logits] for r in runs])
+        found["q_moved"] = mean([[(q, uniform(q)) for q in r.q_logits] for r in runs])
         found["q_from_p"] = mean([list(zip(r.q_logits, r.p_logits, strict=True)) for r in runs])
     return found
 

@@ -10,16 +10,19 @@ from torch import Tensor
 
 from .attach import Attached
 from .noise import Noise
-from .objectives import log_bernoulli
+from .objectives import CERTAIN, log_bernoulli
 from .policies import Context
+from .tokens import features, token_mean
 from .tree import call
 
 Source = Literal["train", "q", "p", "test", "mean", "given"]
+PADDED = (1.0, CERTAIN, CERTAIN)  # mask, q logit and p logit at padding
 
 
 class Pass(NamedTuple):
     """What one masked pass saw. Lists have one entry a site, in execution order; log-probabilities
-    are in nats. A mask, and what depends on nothing else, may have one row for the whole batch."""
+    are in nats. A mask, and what depends on nothing else, may have one row for the whole batch.
+    At padding (`gfo.tokens`) masks are 1 and logits `gfo.objectives.CERTAIN`."""
 
     logits: Tensor  # (B, K)
     masks: list[Tensor]  # (B, C_l) or (B, T_l, C_l)
@@ -79,7 +82,8 @@ def masked_pass(
     Nothing is checked here: the public functions check their input before they call this.
     """
     reads_x = y is not None or net.method.reads_before  # log Z, h_0
-    visitor = Visitor(net, y, masks, noise, source, features(net, x) if reads_x else None)
+    x_read = small_features(net, x) if reads_x else None
+    visitor = Visitor(net, y, masks, noise, source, x_read)
     with net.visiting(visitor):
         output = call(net.model, x)
     logits = visitor.finish(net.logits(output))
@@ -88,9 +92,9 @@ def masked_pass(
     return Pass(logits, *seen, log_lik, visitor.log_flows)
 
 
-def features(net: Attached, x: Any) -> Tensor | None:
-    """x flattened, (B, n), where it is one small float tensor; else None."""
-    return None if net.spec.x_size is None else x.flatten(1)  # (B, ...) -> (B, n)
+def small_features(net: Attached, x: Any) -> Tensor | None:
+    """The floats of x, (B, n), where they are few; else None."""
+    return None if net.spec.x_size is None else features(x, net.spec.has_tokens)
 
 
 class Visitor:
@@ -109,27 +113,34 @@ class Visitor:
         known = y is not None and source != "test"
         self.y = net.likelihood.encode(y, net.spec.classes) if known else None
         self.masks: list[Tensor] = []
+        self.real: list[Tensor | None] = []
         self.q_logits: list[Tensor | None] = []
         self.p_logits: list[Tensor | None] = []
         self.log_z: Tensor | None = None
         self.log_flows: list[Tensor | None] = []
         self.before = x  # what the generators may read as h_{l−1}
 
-    def __call__(self, layer: int, h: Tensor) -> Tensor:
+    def __call__(self, layer: int, h: Tensor, real: Tensor | None = None) -> Tensor:
         site = self.net.sites[layer]
         if layer != len(self.masks):
             raise ValueError(f"site {site.name!r} ran out of turn: the example ran another order")
         method = self.net.method
-        context = Context(site.pool(h.detach()), self.before, self.y, self.masks)
+        if real is not None and method.shared:  # one mask for all: a token that any row has counts
+            real = real.any(0, keepdim=True)
+        self.real.append(real)
+        context = Context(site.pool(h.detach()), self.before, self.y, self.masks, self.real)
         if layer == 0 and self.y is not None:
-            self.log_z = method.log_partition(self.x, context)
+            self.log_z = method.log_partition(self.log_z_features(context), context)
         self.log_flows.append(None if self.y is None else method.log_flow(layer, context))
         given = None if self.given is None else self.given[layer]
         units, explore = None, None
         if self.noise is not None:
             units, explore = self.noise.units[layer], self.noise.explore[:, layer : layer + 1]
             units = units[:, : h.shape[site.axes.index("T")]] if site.tokens else units
-        mask, q_logits, p_logits = method.visit(layer, context, given, units, explore, self.source)
+        found = method.visit(layer, context, given, units, explore, self.source)
+        if real is not None:
+            found = [except_padding(t, real, c) for t, c in zip(found, PADDED, strict=True)]
+        mask, q_logits, p_logits = found
         self.masks.append(mask)
         self.q_logits.append(q_logits)
         self.p_logits.append(p_logits)
@@ -138,12 +149,26 @@ class Visitor:
             self.before = site.pool(masked.detach())
         return masked
 
+    def log_z_features(self, context: Context) -> Tensor:
+        """What log Z reads besides y, (B, n): see `Spec.log_z_size`."""
+        if self.x is not None and len(self.net.spec.shapes) == 1:
+            return self.x
+        h = token_mean(context.h, context.real[0]) if context.h.dim() == 3 else context.h
+        return h if self.x is None else torch.cat([self.x, h], 1)
+
     def finish(self, logits: Tensor) -> Tensor:
         """The logits, once every site has run."""
         if len(self.masks) != len(self.net.sites):
             missing = self.net.sites[len(self.masks)].name
             raise ValueError(f"site {missing!r} did not run in this pass, though it did on example")
         return logits
+
+
+def except_padding(values: Tensor | None, real: Tensor, constant: float) -> Tensor | None:
+    """`values` (B or 1, T, C) at real tokens (B, T), `constant` at padding."""
+    if values is None:
+        return None
+    return torch.where(real.unsqueeze(-1), values, constant)  # (B, T, 1), (B, T, C) -> (B, T, C)
 
 
 @torch.no_grad()

@@ -44,6 +44,17 @@ def brier(probs: np.ndarray, y: np.ndarray) -> float:
     return float(((probs - np.eye(probs.shape[1])[y]) ** 2).sum(1).mean())
 
 
+def clustered_error(values: np.ndarray, groups: np.ndarray) -> float:
+    """Standard error of the mean of `values` (n,) where those of one group (n,) may depend on each
+    other in any way, and groups are independent (the linearised ratio estimator)."""
+    _, index = np.unique(groups, return_inverse=True)
+    sums = np.bincount(index, values - values.mean())
+    count = len(sums)
+    if count < 2:
+        return float("nan")
+    return float(np.sqrt(count / (count - 1) * np.square(sums).sum()) / len(values))
+
+
 def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:
     """accuracy (0–1), nll (nats an example), brier, ece of a predictive (B, K) against y (B,)."""
     p = probs.detach().cpu().double().numpy()

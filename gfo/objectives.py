@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .registry import Registry
 
+CERTAIN = 1e4  # the logit of a bit that is 1 whatever happens: its log-probability and its KL from
+# another certain one are exactly 0 in float32, and it has no gradient
+
 
 def log_bernoulli(logits: Tensor, mask: Tensor) -> Tensor:
     """log probability of a 0/1 mask under independent Bernoulli(σ(logits)), summed over its bits.

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .registry import Registry
+from .tokens import token_mean
 
 # draw(logits, units): masks for the logits of some units of a site (a slice; all by default)
 Draw = Callable[..., Tensor]
@@ -27,12 +28,15 @@ class Context(NamedTuple):
     h_before: h_{l−1}, the masked activation of the previous site (x itself, flattened, at l = 1).
     y: encoded labels (B, K), or None where the label is not known.
     earlier: the masks z_1 … z_{l−1}.
+    real: (B, T) at each of the sites 1 … l, True where a token is none of padding; None where all
+        are, or where the site has no tokens.
     """
 
     h: Tensor
     h_before: Tensor | None
     y: Tensor | None
     earlier: list[Tensor]
+    real: Sequence[Tensor | None]
 
 
 def small_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -44,11 +48,11 @@ def small_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(), last)
 
 
-def align(part: Tensor, tokens: int | None) -> Tensor:
+def align(part: Tensor, tokens: int | None, real: Tensor | None = None) -> Tensor:
     """Bring a mask or activation to one site's layout: kept where the token counts agree, else its
-    mean over tokens, repeated for each token of the site."""
+    mean over tokens (over the real ones), repeated for each token of the site."""
     if part.dim() == 3 and part.shape[1] != tokens:
-        part = part.mean(1)  # (B, T', C) -> (B, C)
+        part = token_mean(part, real)  # (B, T', C) -> (B, C)
     if tokens and part.dim() == 2:
         part = part.unsqueeze(1).expand(-1, tokens, -1)  # (B, C) -> (B, T, C)
     return part
@@ -88,9 +92,14 @@ class LayerwisePolicy(nn.Module):
     def inputs(self, context: Context) -> Tensor:
         """Everything this policy reads at one site: (B, n) or (B, T, n)."""
         tokens = context.h.shape[1] if context.h.dim() == 3 else None
-        named = {"h": [context.h], "h_before": [context.h_before], "y": [context.y]}
-        named["z"] = context.earlier
-        parts = [align(part, tokens) for name in self.reads for part in named[name]]
+        *before, _ = context.real
+        named = {
+            "h": [(context.h, None)],
+            "h_before": [(context.h_before, before[-1] if before else None)],
+            "y": [(context.y, None)],
+            "z": zip(context.earlier, before, strict=True),
+        }
+        parts = [align(part, tokens, real) for name in self.reads for part, real in named[name]]
         if not parts:  # the first site of q(z) reads nothing: a constant stands in
             return align(context.h.new_ones(1, 1), tokens)
         return torch.cat(parts, -1)

@@ -69,7 +69,7 @@ class Prefix:
 
             return forward
 
-        def stop(layer: int, h: Tensor) -> Tensor:
+        def stop(layer: int, h: Tensor, real: Tensor | None) -> Tensor:
             raise _Reached
 
         modules = [net.model.get_submodule(name) for name in net.spec.batched if name]

@@ -52,7 +52,8 @@ def run(
     task, work = EXPERIMENTS[experiment], budget(profile)
     methods, seeds = list(methods or task.methods), list(work.seeds if seeds is None else seeds)
     dataset = dataset or work.dataset
-    DATASETS[dataset], [create(name) for name in methods], pick_device(device)
+    plain = getattr(task, "baselines", ())  # rows of an experiment that are no dropout methods
+    DATASETS[dataset], [create(m) for m in methods if m not in plain], pick_device(device)
     check_engine(jobs, engine, scheduler)
     out = Path(out or records.RESULTS).resolve()
     grid = [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +10,18 @@ from torch import nn
 
 from .attach import Attached, Site, Spec
 from .checks import check_net
+from .files import write_atomically
 from .likelihood import Categorical
 from .methods import create
 from .tree import device_of
 
 
-def write_atomically(path: str | Path, write) -> None:
-    """Call `write(temporary)` and move the result to `path`: a reader sees the old file or the
-    whole new one, whatever kills the writer, and two writers never share a temporary."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def describe(net: Attached) -> dict[str, Any]:
-    """What must agree before weights may be loaded: plain data."""
-    return {"spec": _plain(net.spec), "method": net.method.name, "config": net.method.config}
+    """What must agree before weights may be loaded: plain data. The default likelihood goes
+    unsaid, as in files that were written before there were others."""
+    about = {"spec": _plain(net.spec), "method": net.method.name, "config": net.method.config}
+    said = repr(net.likelihood)
+    return about if said == repr(Categorical()) else about | {"likelihood": said}
 
 
 def _plain(value: Any) -> Any:
@@ -48,7 +37,8 @@ def save(net: Attached, path: str | Path) -> None:
 
 def load(path: str | Path, model: nn.Module, *, likelihood: Any = None) -> Attached:
     """Read what `save` wrote. `model` is a bare model of the same architecture, which gets the
-    masks and the weights, or a net from `attach`, which gets the weights.
+    masks and the weights, or a net from `attach`, which gets the weights. `likelihood` as it was
+    in `attach`.
 
     Returns the attached net, on the model's device. Raises FileNotFoundError, or ValueError where
     the file is no gfo file or belongs to another architecture or method.
@@ -78,11 +68,10 @@ def read(path: str | Path) -> dict:
 
 def check_same(there: dict, here: dict, path: str | Path) -> None:
     """ValueError naming the first entry in which a file and this network differ."""
-    for key in here:
-        if there.get(key) != here[key]:
-            raise ValueError(
-                f"{str(path)!r} holds another {key}: {there.get(key)} there, {here[key]} here"
-            )
+    for key in here | there:
+        one, other = (side.get(key, "the default") for side in (there, here))
+        if one != other:
+            raise ValueError(f"{str(path)!r} holds another {key}: {one} there, {other} here")
 
 
 def load_state(net: Attached, state: dict, path: str | Path) -> None:

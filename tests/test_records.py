@@ -66,11 +66,13 @@ def test_kill_9_in_mid_write_leaves_whole_records_only(tmp_path):
         seeds = range(attempt * 1000, attempt * 1000 + 1000)
         process = context.Process(target=write_forever, args=(tmp_path, seeds, big))
         process.start()
-        time.sleep(0.05 + 0.02 * attempt)
+        while not list((tmp_path / "e").glob(f"*_s{seeds[0]}_*.json")):  # it is under way
+            time.sleep(0.01)
+        time.sleep(0.007 * attempt)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
     files = sorted((tmp_path / "e").glob("*.json"))
-    assert files
+    assert len(files) >= 8
     for path in files:
         assert json.loads(path.read_text())["metrics"] == big
     assert len(records.read("e", tmp_path)) == len(files)  # leftovers of a kill are not read

@@ -20,6 +20,7 @@ from ..metrics import evaluate
 from ..noise import derive, generator
 from ..predict import sample_logits
 from ..profiles import budget
+from ..recipe import recipe
 from ..registry import EXPERIMENTS
 from .job import Job
 
@@ -50,27 +51,35 @@ class Rotation:
         return measure(net, splits, job.config["samples"], histories)
 
 
-def fitted(splits: Splits, job: Job) -> tuple[Attached | Ensemble, list[pd.DataFrame]]:
+def fitted(
+    splits: Splits, job: Job, likelihood: Any = None
+) -> tuple[Attached | Ensemble, list[pd.DataFrame]]:
     """Train the network of a job, or the members of an ensemble; with a history a member."""
     config = job.config
 
     def train(seed: int, checkpoint: Path | None) -> tuple[Attached, pd.DataFrame]:
-        net = make_net(splits, job.method, seed, config)
+        net = make_net(splits, job.method, seed, config, likelihood)
         return net, fit(
             net, splits.train, splits.valid, epochs=config["epochs"], batch=config["batch"],
-            patience=config["patience"], lr=config["lr"], samples=config["samples"], seed=seed,
-            device=job.device, checkpoint=checkpoint, progress=job.progress,
+            patience=config["patience"], lr=config["lr"], seed=seed,
+            samples=config.get("valid_samples", config["samples"]), device=job.device,
+            checkpoint=checkpoint, progress=job.progress, **recipe(config),
         )  # fmt: skip
 
     members = create(job.method, **config["method"]).members
     return train_members(train, members, job.seed, job.checkpoint)
 
 
-def make_net(splits: Splits, method: str, seed: int, config: dict) -> Attached:
+def make_net(
+    splits: Splits, method: str, seed: int, config: dict, likelihood: Any = None
+) -> Attached:
     """A fresh network; the backbone's first weights depend on the seed alone, not on the method."""
     torch.manual_seed(derive(seed, "init"))
     model, sites = models.build(config["model"], classes=splits.classes, **models.arguments(config))
-    return attach(model, sites, create(method, **config["method"]), splits.train[0][:2])
+    if config.get("channels_last"):
+        model = model.to(memory_format=torch.channels_last)
+    sites, made = config.get("sites", sites), create(method, **config["method"])
+    return attach(model, sites, made, splits.train[0][:2], likelihood=likelihood)
 
 
 def rotated(splits: Splits) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import data
+from .. import data, uncertainty
 from ..data import Splits
 from ..metrics import evaluate, reliability, selective_accuracy
 from ..noise import generator
@@ -26,9 +26,9 @@ COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @EXPERIMENTS.register("table1")
 class Table1:
-    """Clean and rotated scores, accuracy by angle, Gaussian pixel noise by severity, selective
-    accuracy, scores by number of masks, reliability. One configuration a method: the tuned one
-    under the full profile, the default one under the others."""
+    """Clean and rotated scores, scores and uncertainty by angle and by severity of Gaussian pixel
+    noise, selective accuracy, scores by number of masks, reliability. One configuration a method:
+    the tuned one under the full profile, the default one under the others."""
 
     methods = (
         "deterministic", "random", "mc-improved", "concrete", "contextual", "ensemble", "gflowout",
@@ -74,8 +74,14 @@ def shifts(net, splits: Splits, samples: int) -> dict[str, Any]:
         scores = []
         for severity in severities:
             images = splits.shifted(x[:count], lambda raw, s=severity, f=change: f(raw, s))
-            scores.append(evaluate(probabilities(net, images, samples).mean(0), y[:count]))
-        for metric in ("accuracy", "nll"):
+            logits = sample_logits(net, images, samples)  # (S, B, K)
+            probs = net.likelihood.probs(logits).mean(0)
+            doubt = {
+                "entropy": float(uncertainty.entropy(logits).mean()),
+                "mutual_information": float(uncertainty.mutual_information(logits).mean()),
+            }
+            scores.append(evaluate(probs, y[:count]) | doubt)
+        for metric in ("accuracy", "nll", "entropy", "mutual_information"):
             found[f"{metric}_by_{name}"] = [s[metric] for s in scores]
     return found
 

@@ -91,12 +91,10 @@ class Method(nn.Module):
         masks = [p for p in self.parameters() if id(p) not in known]
         return {name: group for name, group in (("masks", masks), ("log_z", log_z)) if group}
 
-    def log_partition(self, x: Tensor | None, context: Context) -> Tensor | None:
-        """log Z for the batch, shape (B,) or (1,), in nats; None for a method without one."""
-        if self.log_z is None:
-            return None
-        features = context.h.flatten(1) if x is None else x  # (B, C) or (B, T, C) -> (B, n)
-        return self.log_z(features, context.y)
+    def log_partition(self, features: Tensor, context: Context) -> Tensor | None:
+        """log Z for the batch, shape (B,) or (1,), in nats; None for a method without one.
+        features: (B, `Spec.log_z_size`)."""
+        return None if self.log_z is None else self.log_z(features, context.y)
 
     def log_flow(self, layer: int, context: Context) -> Tensor | None:
         """log F of the state that site `layer` starts from, (B,), in nats; None without one."""
@@ -159,9 +157,8 @@ class Method(nn.Module):
 
     @staticmethod
     def make_log_z(spec: Spec) -> LogZ:
-        """A log Z network that reads x where x is one small float tensor, else the first site."""
-        first = spec.sites[0]
-        return LogZ(spec.x_size or first.width * (first.tokens or 1), spec.classes)
+        """A log Z network that reads what `Spec.log_z_size` says, and y."""
+        return LogZ(spec.log_z_size, spec.classes)
 
 
 def check_keep(keep: float, what: str = "keep") -> float:

@@ -62,7 +62,7 @@ class IDGFlowOut(Method):
         self.p = FixedPolicy(spec.sites, self.keep)
         self.log_z = ScalarLogZ()
 
-    def log_partition(self, x, context) -> Tensor:
+    def log_partition(self, features, context) -> Tensor:
         return self.n * self.log_z.per_example
 
     def log_reward(self, log_lik, log_p, n):

@@ -8,7 +8,9 @@ from typing import Any
 from torch import nn
 
 from ..registry import MODELS
+from .mcan import mcan
 from .mlp import mlp
+from .resnet import resnet18
 
 
 def build(name: str, **config) -> tuple[nn.Module, list[str]]:
@@ -22,4 +24,4 @@ def arguments(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name in takes}
 
 
-__all__ = ["arguments", "build", "mlp"]
+__all__ = ["arguments", "build", "mcan", "mlp", "resnet18"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 from torch import nn
 
@@ -25,3 +26,7 @@ def mlp(
         width = units
     layers.append(("out", nn.Linear(width, classes)))
     return nn.Sequential(OrderedDict(layers)), [f"relu{i}" for i in range(1, len(hidden) + 1)]
+
+
+# Three layers for a yes or no, masks behind both hidden ones (A.1.5, which says no widths).
+MODELS["icu-mlp"] = partial(mlp, classes=2, hidden=(64, 64))
