@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 import torch.nn.functional as F
-import torchvision
 from scipy.stats import binom
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -58,24 +57,9 @@ class Case(NamedTuple):
     config: dict[str, dict[str, Any]]
 
 
-def resnet18() -> tuple[nn.Module, list[str]]:
-    """torchvision's ResNet-18 with the CIFAR stem, masks on the residual branch of each block."""
-    model = torchvision.models.resnet18(num_classes=10)
-    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    return model, [f"layer{i}.{j}.bn2" for i in (1, 2, 3, 4) for j in (0, 1)]
-
-
-def _readers(sites: Sequence[str]) -> dict[str, str]:
-    """The first convolution of the next block reads a block's output; the classifier the last."""
-    following = [site.replace("bn2", "conv1") for site in sites[1:]] + ["fc"]
-    return dict(zip(sites, following, strict=True))
-
-
 CASES = Registry("model")
 CASES["mlp"] = Case(models.mlp, (1, 28, 28), 128, {})
-CASES["resnet18"] = Case(
-    resnet18, (3, 32, 32), 32, {"concrete": dict(consumers=_readers(resnet18()[1]))}
-)
+CASES["resnet18"] = Case(models.resnet18, (3, 32, 32), 32, {})
 
 
 class Setting(NamedTuple):
@@ -155,14 +139,17 @@ def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
         model, sites = case.build()
         nets.append(setting.move(attach(model, sites, create(name, **config), x[:2].cpu())).train())
     groups = [{"backbone": [*n.model.parameters()]} | n.method.param_groups() for n in nets]
-    optimizers = [{k: adam(p, LEARNING_RATES[k]) for k, p in g.items()} for g in groups]
+    moving = [
+        {"optimizers": {k: adam(p, LEARNING_RATES[k]) for k, p in g.items()}, "schedulers": {}}
+        for g in groups
+    ]
     run_pass = torch.compile(masked_pass) if setting.compile else masked_pass
     whole = Ensemble(nets) if len(nets) > 1 else nets[0]
 
     def steps(count: int) -> None:
-        for net, opts in zip(nets, optimizers, strict=True):
+        for net, moves in zip(nets, moving, strict=True):
             with setting.cast():
-                one_epoch(net, [(x, y)] * count, EXAMPLES, opts, run_pass, 0, 0)
+                one_epoch(net, [(x, y)] * count, moves, run_pass, None, EXAMPLES, (0, 0))
 
     def answer() -> Tensor:
         with setting.cast():
