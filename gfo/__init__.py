@@ -4,8 +4,9 @@ from ._vision import declare_missing_operators
 
 declare_missing_operators()  # before anything imports torchvision
 
-from . import data, exact, models, plots, records  # noqa: E402, I001
+from . import data, exact, models, plots, records, uncertainty  # noqa: E402, I001
 from .attach import Attached, attach  # noqa: E402
+from .batchnorm import reestimate  # noqa: E402
 from .diagnose import diagnose  # noqa: E402
 from .ensemble import Ensemble  # noqa: E402
 from .fit import fit  # noqa: E402
@@ -25,6 +26,6 @@ __all__ = [
     "Attached", "Categorical", "ConcreteDropout", "ContextualDropout", "Deterministic", "Ensemble",
     "EnsembleMember", "GFlowOut", "IDGFlowOut", "MCImproved", "Pass", "RandomDropout", "Score",
     "SoftTargets", "attach", "audit_masks", "data", "diagnose", "exact", "fit", "load",
-    "masked_pass", "models", "plots", "predict", "records", "sample", "sample_logits", "save",
-    "score",
+    "masked_pass", "models", "plots", "predict", "records", "reestimate", "sample",
+    "sample_logits", "save", "score", "uncertainty",
 ]  # fmt: skip

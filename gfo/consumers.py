@@ -8,11 +8,14 @@ from .attach import Spec
 
 
 def find_consumers(model: nn.Module, spec: Spec, named: dict[str, str]) -> tuple[nn.Module, ...]:
-    """One module with a weight matrix a site: by the name that `named` gives the site, or the next
-    one behind it in its nn.Sequential. ValueError where neither finds one."""
+    """One module with a weight matrix a site: by the name that `named` gives the site, or that the
+    model's own `consumers` does, or the next one behind it in its nn.Sequential. ValueError where
+    none finds one."""
     sites = [site.name for site in spec.sites]
     if unknown := sorted(set(named) - set(sites)):
         raise ValueError(f"consumers names {unknown[0]!r}, which is not a site: {', '.join(sites)}")
+    known_to_model = getattr(model, "consumers", {})
+    named = {site: known_to_model[site] for site in sites if site in known_to_model} | named
     known = dict(model.named_modules())
     for name in named.values():
         if name not in known or not _weighted(known[name]):

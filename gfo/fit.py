@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from . import schedule as schedules
 from .attach import Attached
 from .checks import check_net, check_samples, check_x, check_y
 from .masked_pass import Pass, masked_pass, without_gradient
@@ -49,6 +50,8 @@ def fit(
     progress: bool = True,
     bf16: bool = False,
     compile: bool = False,
+    schedule: str | schedules.Schedule | None = None,
+    augment: Callable[[Any, torch.Generator], Any] | None = None,
 ) -> pd.DataFrame:
     """Train backbone and masks; return the history, one row an epoch.
 
@@ -63,6 +66,10 @@ def fit(
     device: "auto" takes the GPU if there is one.
     checkpoint: a file written at each epoch's end; if it exists, the run goes on from there.
     bf16, compile: autocast to bfloat16; torch.compile the masked pass.
+    schedule: "one-cycle", or `f(optimizer, steps)` that makes a torch scheduler for a run of so
+        many steps; every group follows it, from its own rate. None: rates stay.
+    augment: `f(x, generator)` that changes each training batch on its device, drawing from a
+        generator of that step only.
 
     History columns: epoch, each loss part (mean over batches, nats; "tb" in nats²), the method's
     further figures, valid_nll, seconds. Raises ValueError on bad data or another run's checkpoint.
@@ -84,7 +91,10 @@ def fit(
             f"{net.method.name} has no mask parameters: nothing to train, backbone=False"
         )
     about = describe(net) | {"run": dict(seed=seed, batch=batch, n=n, lr=rates, backbone=backbone)}
-    state = resume(net, optimizers, checkpoint, about)
+    steps = epochs * schedules.count(train, n, batch) if schedule else 0
+    moving = {"optimizers": optimizers, "schedulers": schedules.make(schedule, optimizers, steps)}
+    about["run"] |= {"steps": steps} if schedule else {}  # where the schedule ends
+    state = resume(net, moving, checkpoint, about)
     run_pass = torch.compile(masked_pass) if compile else masked_pass
     cast = torch.autocast(device_of(net).type, torch.bfloat16, enabled=bf16)
     with contextlib.ExitStack() as stack:
@@ -100,11 +110,11 @@ def fit(
                 total=-(-n // batch) if batch else None, leave=False, disable=not progress,
             )  # fmt: skip
             with cast:
-                row = one_epoch(net, bar, n, optimizers, run_pass, seed, epoch)
+                row = one_epoch(net, bar, moving, run_pass, augment, n, (seed, epoch))
             if valid is not None:
                 row["valid_nll"] = predictive_nll(net, valid, samples, seed)
             row["seconds"] = time.perf_counter() - started
-            remember(net, optimizers, state, {"epoch": epoch + 1, **row}, checkpoint, about)
+            remember(net, moving, state, {"epoch": epoch + 1, **row}, checkpoint, about)
         if state["best"] is not None:
             net.load_state_dict(state["best"])
     return pd.DataFrame(state["history"])
@@ -113,24 +123,27 @@ def fit(
 def one_epoch(
     net: Attached,
     batches: Iterable,
-    n: int,
-    optimizers: dict,
+    moving: dict[str, dict],
     run_pass: Callable,
-    seed: int,
-    epoch: int,
+    augment: Callable | None,
+    n: int,
+    key: tuple[int, int],
 ) -> dict[str, float]:
     """One pass over the training data; returns the mean of each loss part. No step waits for the
-    device: sums stay tensors until the epoch ends."""
+    device: sums stay tensors until the epoch ends. key: (seed, epoch)."""
+    (seed, epoch), optimizers = key, moving["optimizers"].values()
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device_of(net)))
     count = 0
     for step, (x, y) in enumerate(batches):
         x, y = to_device((x, y), device_of(net))
+        if augment is not None:
+            x = augment(x, generator(seed, "augment", epoch, step, device=device_of(net)))
         loss = net.method.loss(Run(net, x, y, (seed, "step", epoch, step), run_pass), n)
-        for optimizer in optimizers.values():
+        for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         sum(loss.parts.values()).backward()
-        for optimizer in optimizers.values():
-            optimizer.step()
+        for each in (*optimizers, *moving["schedulers"].values()):
+            each.step()
         for name, value in (loss.parts | loss.info).items():
             sums[name] = sums[name] + value.detach()
         count += 1
@@ -263,7 +276,7 @@ def stopped(state: dict, patience: int, valid: Any) -> bool:
 
 def remember(
     net: Attached,
-    optimizers: dict,
+    moving: dict[str, dict],
     state: dict,
     row: dict,
     checkpoint: str | Path | None,
@@ -281,20 +294,23 @@ def remember(
         content = {
             "gfo": about,
             "state": net.state_dict(),
-            "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
             "progress": state,
-        }
+        } | {k: {name: o.state_dict() for name, o in v.items()} for k, v in moving.items()}
         write_atomically(checkpoint, lambda temporary: torch.save(content, temporary))
 
 
-def resume(net: Attached, optimizers: dict, checkpoint: str | Path | None, about: dict) -> dict:
-    """The progress in `checkpoint`, with weights and optimisers restored; else a fresh start."""
+def resume(
+    net: Attached, moving: dict[str, dict], checkpoint: str | Path | None, about: dict
+) -> dict:
+    """The progress in `checkpoint`, with the weights and what else moves (optimisers, schedulers)
+    restored; else a fresh start."""
     fresh = {"history": [], "waited": 0, "best": None}
     if checkpoint is None or not Path(checkpoint).exists():
         return fresh
     content = read(checkpoint)
     check_same(content["gfo"], about, checkpoint)
     load_state(net, content["state"], checkpoint)
-    for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(content["optimizers"][name])
+    for kind, named in moving.items():
+        for name, each in named.items():
+            each.load_state_dict(content[kind][name])
     return content["progress"]

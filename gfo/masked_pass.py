@@ -81,7 +81,9 @@ def masked_pass(
 
     Nothing is checked here: the public functions check their input before they call this.
     """
-    visitor = Visitor(net, y, masks, noise, source, small_features(net, x))
+    reads_x = y is not None or net.method.reads_before  # log Z, h_0
+    x_read = small_features(net, x) if reads_x else None
+    visitor = Visitor(net, y, masks, noise, source, x_read)
     with net.visiting(visitor):
         output = call(net.model, x)
     logits = visitor.finish(net.logits(output))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor
 
@@ -45,6 +44,17 @@ def brier(probs: np.ndarray, y: np.ndarray) -> float:
     return float(((probs - np.eye(probs.shape[1])[y]) ** 2).sum(1).mean())
 
 
+def clustered_error(values: np.ndarray, groups: np.ndarray) -> float:
+    """Standard error of the mean of `values` (n,) where those of one group (n,) may depend on each
+    other in any way, and groups are independent (the linearised ratio estimator)."""
+    _, index = np.unique(groups, return_inverse=True)
+    sums = np.bincount(index, values - values.mean())
+    count = len(sums)
+    if count < 2:
+        return float("nan")
+    return float(np.sqrt(count / (count - 1) * np.square(sums).sum()) / len(values))
+
+
 def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:
     """accuracy (0–1), nll (nats an example), brier, ece of a predictive (B, K) against y (B,)."""
     p = probs.detach().cpu().double().numpy()
@@ -55,19 +65,4 @@ def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:
         "nll": float(log_loss(t, p, labels=np.arange(p.shape[1]))),
         "brier": brier(p, t),
         "ece": ece(p, t),
-    }
-
-
-def uncertainty(single: Tensor) -> dict[str, float]:
-    """Means over inputs, in nats, of the predictive's entropy and of the mutual information between
-    class and mask, which is that entropy less the mean entropy under one mask.
-    single: (S, B, K), the probabilities under S masks."""
-
-    def entropy(probs: Tensor) -> Tensor:
-        return torch.special.entr(probs.double()).sum(-1)  # (..., K) -> (...)
-
-    total = entropy(single.mean(0)).mean()
-    return {
-        "entropy": float(total),
-        "mutual_information": float(total - entropy(single).mean()),
     }

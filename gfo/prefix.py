@@ -3,7 +3,8 @@
 Samples are folded into the batch: S·B rows. Expanding the activation at the first site would not
 do on a residual network, whose shortcut carries B rows past that site. So the network runs twice:
 on B rows up to the first site, where it stops, each finished module's output kept; then on the
-folded rows, where those modules give their kept rows, repeated, instead of computing.
+folded rows, where those modules give their kept rows, repeated, instead of computing. Most of
+these are read by no one but the next such module: rows are repeated when first read.
 """
 
 from __future__ import annotations
@@ -12,10 +13,39 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .attach import Attached
-from .tree import call
+from .tree import call, repeat_rows, tree_map
+
+
+class Repeated(Tensor):
+    """`times` copies of `rows`, one after the other, made when an operator first reads them."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, rows: Tensor, times: int):
+        shape = (times * rows.shape[0], *rows.shape[1:])
+        how = dict(dtype=rows.dtype, device=rows.device, layout=rows.layout)
+        return Tensor._make_wrapper_subclass(cls, shape, **how)
+
+    def __init__(self, rows: Tensor, times: int):
+        self.rows, self.times, self.made = rows, times, None
+
+    def whole(self) -> Tensor:
+        """The copies. They stay, so that what happens to them in place is not lost."""
+        if self.made is None:
+            self.made = repeat_rows(self.rows, self.times)  # (B, ...) -> (S·B, ...)
+        return self.made
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        def whole(t: Tensor) -> Tensor:
+            return t.whole() if isinstance(t, cls) else t
+
+        return func(*tree_map(whole, args), **tree_map(whole, kwargs or {}))
 
 
 class _Reached(Exception):
@@ -57,7 +87,7 @@ class Prefix:
                 output = next(waiting, None)
                 if output is None:  # a module that runs again behind the first site
                     return original(*args, **kwargs)
-                return output.repeat(times, *[1] * (output.dim() - 1))  # (B, ...) -> (S·B, ...)
+                return Repeated(output, times)
 
             return forward
 

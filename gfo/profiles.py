@@ -27,6 +27,8 @@ PROFILES["quick"] = Budget("digits", 25, 6, 64, 20, (0,), 1000)
 PROFILES["colab"] = Budget("mnist", 8, 6, 128, 20, (0,), 4000)
 # tune: a third of the epochs, equal for all methods (see experiments/tune.py).
 PROFILES["tune"] = Budget("mnist", 12, 4, 128, 20, (0,), 0)
+# reduced: CIFAR on a CPU, smaller than the paper's (experiments/cifar.py); never mixed with full.
+PROFILES["reduced"] = Budget("cifar10", 7, 7, 128, 20, (0, 1, 2), 4000)
 PROFILES["full"] = Budget("mnist", 40, 6, 128, 20, (0, 1, 2), 4000)
 
 

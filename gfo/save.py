@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +10,10 @@ from torch import nn
 
 from .attach import Attached, Site, Spec
 from .checks import check_net
+from .files import write_atomically
 from .likelihood import Categorical
 from .methods import create
 from .tree import device_of
-
-
-def write_atomically(path: str | Path, write) -> None:
-    """Call `write(temporary)` and move the result to `path`: a reader sees the old file or the
-    whole new one, whatever kills the writer, and two writers never share a temporary."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def describe(net: Attached) -> dict[str, Any]:

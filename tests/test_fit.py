@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import Net, shake, toy_model
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import gfo
 
@@ -59,6 +60,66 @@ def test_killed_at_a_step_and_resumed_ends_with_the_same_weights(
     got = gfo.fit(resumed, data, data, checkpoint=tmp_path / "run.pt", **HOW)
     assert torch.equal(weights(resumed), weights(unbroken))
     pd.testing.assert_frame_equal(got.drop(columns="seconds"), want.drop(columns="seconds"))
+
+
+def jitter(x, gen):
+    return x + 0.1 * torch.randn(x.shape, generator=gen, device=gen.device)
+
+
+RECIPES = {
+    "augment": {"augment": jitter},
+    "one-cycle": {"schedule": "one-cycle"},
+    "both": {"augment": jitter, "schedule": "one-cycle"},
+    "own": {"schedule": lambda optimizer, steps: CosineAnnealingLR(optimizer, steps)},
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("step", [4, 10])
+def test_resume_is_exact_under_schedules_and_augmentation(name, step, tmp_path, monkeypatch):
+    data, how = problem(), HOW | RECIPES[name]
+    unbroken, plain = fresh(), fresh()
+    gfo.fit(unbroken, data, data, **how)
+    gfo.fit(plain, data, data, **HOW)
+    assert not torch.equal(weights(unbroken), weights(plain))
+    net, calls = fresh(), iter(range(100))
+    loss = type(net.method).loss
+
+    def dies(self, run, n):
+        if next(calls) == step:
+            raise Killed
+        return loss(self, run, n)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(net.method), "loss", dies)
+        with pytest.raises(Killed):
+            gfo.fit(net, data, data, checkpoint=tmp_path / "run.pt", **how)
+    resumed = fresh()
+    gfo.fit(resumed, data, data, checkpoint=tmp_path / "run.pt", **how)
+    assert torch.equal(weights(resumed), weights(unbroken))
+    if "schedule" in how:  # half of a cycle is no cycle
+        with pytest.raises(ValueError, match="holds another run"):
+            gfo.fit(fresh(), data, checkpoint=tmp_path / "run.pt", **how | {"epochs": 8})
+
+
+def test_one_cycle_goes_up_and_down_in_every_group_and_ends_near_zero():
+    seen, net = {"backbone": [], "masks": [], "log_z": []}, fresh()
+
+    def make(name, params):
+        optimizer = torch.optim.SGD(params, lr={"backbone": 0.01}.get(name, 1e-3))
+        optimizer.register_step_pre_hook(lambda o, *_: seen[name].append(o.param_groups[0]["lr"]))
+        return optimizer
+
+    gfo.fit(net, problem(), optimizer=make, schedule="one-cycle", **HOW | {"epochs": 10})
+    for name, peak in (("backbone", 0.01), ("masks", 1e-3), ("log_z", 1e-3)):
+        rates = seen[name]
+        assert len(rates) == 30 and rates[0] == pytest.approx(peak / 25)
+        top = rates.index(max(rates))
+        assert 7 <= top <= 10 and rates[top] > 0.9 * peak and rates[-1] < 0.02 * peak
+        assert rates[: top + 1] == sorted(rates[: top + 1])
+        assert rates[top:] == sorted(rates[top:], reverse=True)
+    with pytest.raises(ValueError, match="did you mean 'one-cycle'"):
+        gfo.fit(net, problem(), schedule="onecycle", **HOW)
 
 
 def test_same_seed_same_weights_other_seed_others():

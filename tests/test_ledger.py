@@ -121,6 +121,20 @@ def test_entries_on_records(tmp_path):
     assert np.isnan(rows["paper"]["mc-improved"])
 
 
+def test_a_number_inside_a_dict_and_a_reduced_run_are_found_and_named(tmp_path):
+    score = {"dempster-shafer, scores": {"auroc": 0.8, "aupr_out": 0.7}}
+    for seed, outside in enumerate(({"svhn": score}, {"svhn": score}, {})):
+        records.write(
+            experiment="cifar", dataset="cifar10", method="random", seed=seed, profile="reduced",
+            config={}, metrics={"outside": outside}, wall_s=1.0, out=tmp_path,
+            device=torch.device("cpu"),
+        )  # fmt: skip
+    rows = ledger.entries("Table 3", tmp_path)
+    row = rows[(rows["setting"] == "CIFAR-10") & (rows["ours_method"] == "random")]
+    assert list(row["ours"]) == [0.8, 0.7] and (row["n"] == 2).all()
+    assert (row["verdict"] == "not reproduced (reduced)").all()  # 0.882 and 0.869, two equal runs
+
+
 @pytest.mark.parametrize("method", CHANGES)
 def test_a_variation_changes_what_it_says_and_nothing_else(method):
     found = variants("digits", method, "quick")

@@ -47,13 +47,3 @@ def test_reliability_recovers_ece_and_selective_accuracy_its_count():
     hits = [int(probs[i].argmax() == y[i]) for i in ranked]
     want = [np.mean(hits[:250]), np.mean(hits)]
     assert metrics.selective_accuracy(probs, y, (0.5, 1.0)) == pytest.approx(want)
-
-
-def test_uncertainty_of_masks_that_agree_and_of_masks_that_do_not():
-    fair = torch.full((3, 2, 4), 0.25)
-    agree = metrics.uncertainty(fair)
-    assert agree["entropy"] == pytest.approx(np.log(4))
-    assert agree["mutual_information"] == pytest.approx(0, abs=1e-12)
-    sure = torch.eye(4)[:, None]  # (S, B, K): four masks, each sure of another class
-    split = metrics.uncertainty(sure)
-    assert split["entropy"] == split["mutual_information"] == pytest.approx(np.log(4))

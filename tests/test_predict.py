@@ -9,7 +9,7 @@ from torch import nn
 
 import gfo
 from gfo.predict import sample_logits
-from gfo.prefix import Prefix
+from gfo.prefix import Prefix, Repeated
 
 predict_module = sys.modules["gfo.predict"]  # `gfo.predict` itself is the function
 
@@ -63,7 +63,24 @@ def token_case():
     return Tokens(), ["encoder.dropout1", "encoder.linear2"], torch.randn(5, 4, 8)
 
 
-@pytest.mark.parametrize("case", [mlp_case, image_case, shortcut_case, token_case])
+def sly_case():
+    """A prefix output, and x itself, used behind the first site by no module, and in place."""
+
+    class Sly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.site, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            h = self.a(x)
+            s = self.site(torch.relu(h))
+            h.add_(1.0)
+            return self.out(s + h * x)
+
+    return Sly(), ["site"], torch.randn(5, 6)
+
+
+@pytest.mark.parametrize("case", [mlp_case, image_case, shortcut_case, token_case, sly_case])
 @pytest.mark.parametrize("memory", [1, 10**9])
 def test_predict_equals_the_plain_loop(case, memory):
     torch.manual_seed(0)
@@ -85,6 +102,15 @@ def test_prediction_does_not_depend_on_chunking_and_rows_sum_to_one():
     torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     torch.testing.assert_close(a.sum(1), torch.ones(7), rtol=0, atol=1e-6)
     assert sample_logits(net, x, 3).shape == (3, 7, 4)
+
+
+def test_rows_are_repeated_when_first_read_and_only_then():
+    rows = torch.randn(2, 3)
+    many, unread = Repeated(rows, 4), Repeated(rows, 4)
+    assert many.shape == (8, 3)
+    many.mul_(2.0)
+    torch.testing.assert_close(many + 1.0, 2 * rows.repeat(4, 1) + 1.0)
+    assert unread.made is None and not torch.equal(many.made[:2], rows)
 
 
 def test_prefix_runs_once_and_modules_used_again_behind_the_site_still_compute():

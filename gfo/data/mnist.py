@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..registry import DATASETS
-from .splits import Part, Splits, data_root, split
+from .splits import Part, Splits, data_root, fetch, split
 
 
 @DATASETS.register("mnist")
@@ -19,11 +19,5 @@ def mnist(root: str | Path | None = None, seed: int = 0) -> Splits:
 def _part(root: Path, train: bool) -> Part:
     from torchvision.datasets import MNIST  # takes two seconds: only where it is needed
 
-    try:
-        data = MNIST(str(root), train=train, download=True)
-    except Exception as error:  # torchvision raises what its mirrors raise
-        raise FileNotFoundError(
-            f"MNIST is not complete under {str(root)!r} and could not be downloaded "
-            f"({type(error).__name__}): set GFO_DATA or root to a folder that holds MNIST/raw"
-        ) from None
+    data = fetch("MNIST", root, "MNIST/raw", lambda: MNIST(str(root), train=train, download=True))
     return data.data[:, None].float() / 255, data.targets.long()  # (n, 28, 28) -> (n, 1, 28, 28)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,26 +32,63 @@ class Splits:
     std: Tensor
     classes: int
 
+    def raw(self, x: Tensor) -> Tensor:
+        """Normalised images as raw ones in [0, 1]."""
+        return (x * self.std + self.mean).clamp(0, 1)
+
+    def normalised(self, raw: Tensor) -> Tensor:
+        """Raw images in [0, 1], of this data set or another, as the networks of this one read them.
+        ValueError where their shape is another."""
+        if raw.shape[1:] != self.train[0].shape[1:]:
+            need = tuple(self.train[0].shape[1:])
+            raise ValueError(f"images of shape {tuple(raw.shape[1:])}, {self.name} has {need}")
+        return (raw - self.mean) / self.std
+
     def shifted(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
         """`change` applied to x as raw images in [0, 1], then normalised again."""
-        raw = (x * self.std + self.mean).clamp(0, 1)
-        return (change(raw) - self.mean) / self.std
+        return self.normalised(change(self.raw(x)))
 
 
 def split(
     name: str, pool: Part, sizes: tuple[int, int, int], test: Part | None, classes: int, seed: int
 ) -> Splits:
-    """Cut raw images in [0, 1] into train, valid and tune (and test, where none is given, from the
-    rest) by a permutation drawn from `seed`, and normalise them."""
+    """Cut raw images (float in [0, 1], or uint8) into train, valid and tune (and test, where none
+    is given, from the rest) by a permutation drawn from `seed`, and normalise them.
+
+    Raises ValueError where `sizes` ask for more images than there are, or for none to train on.
+    """
     x, y = pool
+    if sizes[0] < 2 or min(sizes) < 0 or sum(sizes) > len(y):
+        raise ValueError(
+            f"{name} has {len(y)} images to divide, sizes asks for {' + '.join(map(str, sizes))} "
+            "(train + valid + tune): at least 2 to train on, and no more than there are"
+        )
     order = torch.randperm(len(y), generator=generator(seed, name, "split"))
     cuts = order.split([*sizes, len(y) - sum(sizes)])
-    train, valid, tune, rest = ((x[index], y[index]) for index in cuts)
-    test = rest if test is None else test
+    *parts, rest = ((unit(x[index]), y[index]) for index in cuts)
+    train, valid, tune = parts
+    test = rest if test is None else (unit(test[0]), test[1])
     mean = train[0].mean((0, 2, 3), keepdim=True)  # (n, C, H, W) -> (1, C, 1, 1)
     std = train[0].std((0, 2, 3), keepdim=True)
     parts = [((images - mean) / std, labels) for images, labels in (train, valid, tune, test)]
     return Splits(name, *parts, mean, std, classes)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Images as floats in [0, 1]; bytes are divided by 255."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def fetch(name: str, root: Path, holds: str, read: Callable[[], Any]) -> Any:
+    """What `read` gets from torchvision, which downloads and verifies checksums; where that fails,
+    FileNotFoundError in one line."""
+    try:
+        return read()
+    except Exception as error:  # torchvision raises what its mirrors raise
+        raise FileNotFoundError(
+            f"{name} is not complete under {str(root)!r} and could not be downloaded "
+            f"({type(error).__name__}): set GFO_DATA or root to a folder that holds {holds}"
+        ) from None
 
 
 def data_root(root: str | Path | None) -> Path:

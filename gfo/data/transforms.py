@@ -1,4 +1,4 @@
-"""Shifts of test images, applied to raw images in [0, 1]."""
+"""Batched changes of images and labels: rotation, crops and flips, label noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def rotate(x: Tensor, degrees: Tensor | float) -> Tensor:
-    """Rotate images (n, C, H, W) counter-clockwise about their centre; bilinear, black outside.
+    """Rotate raw images (n, C, H, W) counter-clockwise about their centre; bilinear, black outside.
 
     degrees: one angle, or one an image (n,). Angle 0 gives the images back exactly.
     """
@@ -25,3 +25,32 @@ def rotate(x: Tensor, degrees: Tensor | float) -> Tensor:
     turned = F.grid_sample(x, grid, align_corners=False)
     still = (angle == 0).to(x.device)[:, None, None, None]
     return torch.where(still, x, turned)
+
+
+def crop_flip(x: Tensor, gen: torch.Generator, *, pad: int = 4) -> Tensor:
+    """Each image (n, C, H, W) moved by up to `pad` pixels either way, and mirrored half the time:
+    the usual augmentation of CIFAR, on the device of `gen`. What moves in is 0, so the mean colour
+    where x is normalised."""
+    n, _, height, width = x.shape
+
+    def draw(high: int) -> Tensor:
+        return torch.randint(high, (n, 1), generator=gen, device=gen.device)
+
+    rows = draw(2 * pad + 1) + torch.arange(height, device=gen.device)  # (n, H)
+    columns = draw(2 * pad + 1) + torch.arange(width, device=gen.device)  # (n, W)
+    columns = torch.where(draw(2) == 1, columns.flip(1), columns)
+    padded, image = F.pad(x, [pad] * 4), torch.arange(n, device=gen.device)[:, None, None]
+    moved = padded[image, :, rows[:, :, None], columns[:, None, :]]  # (n, H, W, C)
+    return moved.permute(0, 3, 1, 2)  # -> (n, C, H, W)
+
+
+def random_labels(y: Tensor, classes: int, share: float, gen: torch.Generator) -> Tensor:
+    """Labels (n,) of which round(share · n), picked at random, are drawn anew: uniform over all
+    `classes`, so that one in `classes` of them is right by luck. ValueError for a share outside
+    [0, 1]."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}, needs to lie in [0, 1]")
+    picked = torch.randperm(len(y), generator=gen)[: round(share * len(y))]
+    noisy = y.clone()
+    noisy[picked] = torch.randint(classes, (len(picked),), generator=gen)
+    return noisy

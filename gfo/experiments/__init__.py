@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from ..registry import EXPERIMENTS
 from . import (  # noqa: F401 - they file themselves
+    adaptation,
     audit,
+    cifar,
+    easy_vqa,
     icu,
     icu_tune,
     masks,
@@ -13,6 +16,6 @@ from . import (  # noqa: F401 - they file themselves
     table1,
     tune,
     variations,
-)
+)  # fmt: skip
 
 __all__ = ["EXPERIMENTS"]

@@ -22,5 +22,6 @@ class Job(NamedTuple):
     progress: bool = True
 
     def splits(self) -> data.Splits:
-        """The data set, split by the run's seed."""
-        return data.load(self.dataset, root=self.root, seed=self.seed)
+        """The data set, split by the run's seed; config["data"] holds arguments of its own."""
+        how = self.config.get("data", {})
+        return data.load(self.dataset, root=self.root, seed=self.seed, **how)

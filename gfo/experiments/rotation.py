@@ -20,6 +20,7 @@ from ..metrics import evaluate
 from ..noise import derive, generator
 from ..predict import sample_logits
 from ..profiles import budget
+from ..recipe import recipe
 from ..registry import EXPERIMENTS
 from .job import Job
 
@@ -60,8 +61,9 @@ def fitted(
         net = make_net(splits, job.method, seed, config, likelihood)
         return net, fit(
             net, splits.train, splits.valid, epochs=config["epochs"], batch=config["batch"],
-            patience=config["patience"], lr=config["lr"], samples=config["samples"], seed=seed,
-            device=job.device, checkpoint=checkpoint, progress=job.progress,
+            patience=config["patience"], lr=config["lr"], seed=seed,
+            samples=config.get("valid_samples", config["samples"]), device=job.device,
+            checkpoint=checkpoint, progress=job.progress, **recipe(config),
         )  # fmt: skip
 
     members = create(job.method, **config["method"]).members
@@ -74,7 +76,9 @@ def make_net(
     """A fresh network; the backbone's first weights depend on the seed alone, not on the method."""
     torch.manual_seed(derive(seed, "init"))
     model, sites = models.build(config["model"], classes=splits.classes, **models.arguments(config))
-    made = create(method, **config["method"])
+    if config.get("channels_last"):
+        model = model.to(memory_format=torch.channels_last)
+    sites, made = config.get("sites", sites), create(method, **config["method"])
     return attach(model, sites, made, splits.train[0][:2], likelihood=likelihood)
 
 

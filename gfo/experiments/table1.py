@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import data
+from .. import data, uncertainty
 from ..data import Splits
-from ..metrics import evaluate, reliability, selective_accuracy, uncertainty
+from ..metrics import evaluate, reliability, selective_accuracy
 from ..noise import generator
 from ..predict import sample_logits
 from ..registry import EXPERIMENTS
@@ -74,8 +74,13 @@ def shifts(net, splits: Splits, samples: int) -> dict[str, Any]:
         scores = []
         for severity in severities:
             images = splits.shifted(x[:count], lambda raw, s=severity, f=change: f(raw, s))
-            single = probabilities(net, images, samples)
-            scores.append(evaluate(single.mean(0), y[:count]) | uncertainty(single))
+            logits = sample_logits(net, images, samples)  # (S, B, K)
+            probs = net.likelihood.probs(logits).mean(0)
+            doubt = {
+                "entropy": float(uncertainty.entropy(logits).mean()),
+                "mutual_information": float(uncertainty.mutual_information(logits).mean()),
+            }
+            scores.append(evaluate(probs, y[:count]) | doubt)
         for metric in ("accuracy", "nll", "entropy", "mutual_information"):
             found[f"{metric}_by_{name}"] = [s[metric] for s in scores]
     return found

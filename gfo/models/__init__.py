@@ -10,6 +10,7 @@ from torch import nn
 from ..registry import MODELS
 from .mcan import mcan
 from .mlp import mlp
+from .resnet import resnet18
 
 
 def build(name: str, **config) -> tuple[nn.Module, list[str]]:
@@ -23,4 +24,4 @@ def arguments(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name in takes}
 
 
-__all__ = ["arguments", "build", "mcan", "mlp"]
+__all__ = ["arguments", "build", "mcan", "mlp", "resnet18"]

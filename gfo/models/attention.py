@@ -1,4 +1,4 @@
-"""What MCAN is made of: attention, feed-forward and attentional reduction, with places for masks."""
+"""The parts of MCAN: attention, feed-forward, attentional reduction, and where masks go."""
 
 from __future__ import annotations
 

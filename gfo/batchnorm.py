@@ -1,0 +1,54 @@
+"""BatchNorm's running statistics under the masks of the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from .attach import Attached
+from .checks import check_net, check_x
+from .masked_pass import masked_pass
+from .noise import generator
+from .predict import noise_for
+from .tree import device_of, rows, to_device
+
+
+class _UnderTest(nn.Module):
+    """One masked pass by the test-time policy, new masks every time."""
+
+    def __init__(self, net: Attached, seed: int):
+        super().__init__()
+        self.net, self.seed, self.calls = net, seed, 0
+
+    def forward(self, x: Tensor) -> None:
+        gen = generator(self.seed, "batchnorm", self.calls, device=device_of(self.net))
+        self.calls += 1
+        masked_pass(self.net, x, noise=noise_for(self.net, rows(x), gen), source="test")
+
+
+def reestimate(
+    net: Attached,
+    x: Tensor,
+    *,
+    batch: int = 128,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    seed: int = 0,
+) -> None:
+    """Set BatchNorm's running mean and variance to averages over x (n, ...) under test-time masks.
+
+    In training they follow the training policy, which for GFlowOut is q, tempered and mixed with
+    random masks; a test draws from p. augment: the augmentation of the training, so that the masks
+    are all that differs. Weights stay; without a BatchNorm layer nothing happens. Raises ValueError
+    on bad x.
+    """
+    check_net(net)
+    check_x(net, x)
+    gen = generator(seed, "batchnorm", "augment", device=device_of(net))
+    parts = (to_device(part, device_of(net)) for part in x.split(batch) if len(part) > 1)
+    modes = [(module, module.training) for module in net.modules()]
+    update_bn((augment(part, gen) if augment else part for part in parts), _UnderTest(net, seed))
+    for module, mode in modes:
+        module.training = mode

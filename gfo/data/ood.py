@@ -1,0 +1,78 @@
+"""Images from outside a data set, for out-of-distribution detection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..noise import generator
+from ..registry import Registry
+from .cifar import cifar_part
+from .corruptions import crop
+from .digits import digits_part
+from .splits import Splits, unit
+from .svhn import svhn_part
+
+OUTSIDE = Registry("out-of-distribution set")
+SIDE = 32
+
+
+def outside(
+    name: str, splits: Splits, n: int, root: str | Path | None = None, seed: int = 0
+) -> Tensor:
+    """`n` images of another source, or all it has if fewer, as a network of `splits` reads them.
+
+    name: "svhn", "cifar10", "cifar100" (their test sets), "digits", "photos" (crops of the two
+    photographs in scikit-learn), "noise" (uniform pixels). The seed draws which; the images are
+    normalised by the training part of `splits`, not by their own.
+    Raises ValueError where `name` is unknown or the data set itself, FileNotFoundError where its
+    files are missing.
+    """
+    if name == splits.name:
+        raise ValueError(f"{name} is what the network was trained on: nothing outside about it")
+    raw = OUTSIDE[name](root, n, generator(seed, "outside", name))
+    return splits.normalised(unit(raw))
+
+
+def _some(x: Tensor, n: int, gen: torch.Generator) -> Tensor:
+    return x[torch.randperm(len(x), generator=gen)[:n]]
+
+
+@OUTSIDE.register("svhn")
+def _svhn(root, n, gen):
+    return _some(svhn_part(root, "test")[0], n, gen)
+
+
+@OUTSIDE.register("cifar10")
+def _cifar10(root, n, gen):
+    return _some(cifar_part("cifar10", root, train=False)[0], n, gen)
+
+
+@OUTSIDE.register("cifar100")
+def _cifar100(root, n, gen):
+    return _some(cifar_part("cifar100", root, train=False)[0], n, gen)
+
+
+@OUTSIDE.register("digits")
+def _digits(root, n, gen):
+    return _some(digits_part(SIDE, 3)[0], n, gen)
+
+
+@OUTSIDE.register("noise")
+def _noise(root, n, gen):
+    return torch.rand(n, 3, SIDE, SIDE, generator=gen)
+
+
+@OUTSIDE.register("photos")
+def _photos(root, n, gen):
+    """Two photographs, a temple and a flower, at a quarter of their size."""
+    from sklearn.datasets import load_sample_images
+
+    photos = [
+        F.avg_pool2d(torch.from_numpy(image.copy()).permute(2, 0, 1) / 255, 4)  # -> (3, H/4, W/4)
+        for image in load_sample_images().images
+    ]
+    return torch.stack([crop(photos, SIDE, SIDE, gen, torch.device("cpu")) for _ in range(n)])

@@ -1,0 +1,101 @@
+"""Learning again from clean labels: Figure 2, bottom (the paper's A.1.4).
+
+A network is trained while 30 % of the labels are random, then trained on with a few clean ones; a
+fresh network sees those alone. Both get the same epochs and the same recipe.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+from torch import Tensor
+
+from .. import data
+from ..attach import Attached
+from ..batchnorm import reestimate
+from ..data import Splits
+from ..fit import fit
+from ..noise import derive, generator
+from ..predict import sample_logits
+from ..recipe import AUGMENTS, recipe
+from ..registry import EXPERIMENTS
+from .cifar import configuration, scores
+from .job import Job
+from .rotation import fitted, make_net
+
+NOISE = 0.3  # share of labels drawn anew
+EPOCHS = 5  # on the clean ones
+# Share of the backbone's peak learning rate: a trained network is moved more gently.
+GENTLY = {"again": 0.2, "scratch": 1.0}
+
+
+@EXPERIMENTS.register("adaptation")
+class Adaptation:
+    """Accuracy before, after and without the noisy training, by number of clean labels."""
+
+    methods = (
+        "random", "concrete", "contextual", "gflowout", "gflowout-literal", "id-gflowout",
+    )  # fmt: skip
+
+    @staticmethod
+    def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+        clean = [100, 200, 400, 800] if profile == "quick" else [1000, 2000, 4000, 8000]
+        own = {"noise": NOISE, "labels": clean, "clean_epochs": EPOCHS, "gently": GENTLY}
+        return [configuration(dataset, method, profile) | own]
+
+    @staticmethod
+    def run(job: Job) -> dict[str, Any]:
+        """Train on noisy labels, then on clean ones; accuracies in [0, 1], nll in nats, on clean
+        test images. "again" and "scratch" hold a list by number of clean labels."""
+        splits, config = job.splits(), job.config
+        noisy = with_noise(splits, config["noise"], job.seed)
+        net, _ = fitted(noisy, job)
+        wrong = (noisy.train[1] != splits.train[1]).double().mean()
+        found = {"wrong_labels": float(wrong), "noisy": tested(net, splits, job)}
+        for start in GENTLY:
+            rows = []
+            for count in config["labels"]:
+                rows.append(tested(learn(net, start, count, splits, job), splits, job))
+            found[start] = {key: [row[key] for row in rows] for key in rows[0]}
+        return found
+
+
+def with_noise(splits: Splits, share: float, seed: int) -> Splits:
+    """The splits with `share` of the training and of the validation labels drawn anew: whoever
+    trains on noisy labels has no clean ones to stop by. Fixed by the seed, for every method."""
+
+    def noisy(part: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
+        x, y = part
+        return x, data.random_labels(y, splits.classes, share, generator(seed, "labels", name))
+
+    train, valid = noisy(splits.train, "train"), noisy(splits.valid, "valid")
+    return dataclasses.replace(splits, train=train, valid=valid)
+
+
+def learn(noisy_net: Attached, start: str, count: int, splits: Splits, job: Job) -> Attached:
+    """Train on the first `count` training images under their true labels, from the noisy network
+    ("again") or from fresh weights ("scratch"). The last weights stay: a validation set would be
+    clean labels too."""
+    config, seed = job.config, derive(job.seed, start, count)
+    if start == "again":
+        net = copy.deepcopy(noisy_net)
+    else:
+        net = make_net(splits, job.method, seed, config)
+    rate = config["gently"][start] * config["lr"]["backbone"]
+    config = config | {"lr": config["lr"] | {"backbone": rate}}
+    some = tuple(part[:count] for part in splits.train)
+    checkpoint = job.checkpoint and job.checkpoint.with_suffix(f".{start}{count}.pt")
+    fit(
+        net, some, epochs=config["clean_epochs"], batch=config["batch"], lr=config["lr"], seed=seed,
+        device=job.device, checkpoint=checkpoint, progress=job.progress, **recipe(config),
+    )  # fmt: skip
+    reestimate(net, some[0], augment=AUGMENTS[config["augment"]], seed=seed)
+    return net
+
+
+def tested(net: Attached, splits: Splits, job: Job) -> dict[str, Any]:
+    """Scores on the clean test images."""
+    x, y = (part[: job.config["images"]] for part in splits.test)
+    return scores(net, sample_logits(net, x, job.config["samples"]), y)

@@ -1,0 +1,175 @@
+"""CIFAR under shift: the CIFAR rows of Tables 1 and 3 and Figures 2–4, on a ResNet-18.
+
+Under the reduced profile, made for one CPU core a run, the network is narrow and sees half the
+images for a few epochs. No method is tuned here: each has its defaults, but for SETTINGS.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .. import data
+from ..attach import Attached
+from ..batchnorm import reestimate
+from ..data import Splits
+from ..data.corruptions import CORRUPTIONS, SEVERITIES
+from ..data.published import has_cifar_c
+from ..ensemble import Ensemble
+from ..fit import LEARNING_RATES
+from ..methods import create
+from ..metrics import evaluate, selective_accuracy
+from ..predict import sample_logits
+from ..profiles import budget
+from ..recipe import AUGMENTS
+from ..registry import EXPERIMENTS, Registry
+from ..uncertainty import SCORES, detection
+from .job import Job
+from .rotation import fitted, rotated
+from .table1 import COVERAGES
+
+# What a profile means here beyond its budget. width, blocks: of the network. rate: peak learning
+# rate of the backbone. sizes: training, validation and tuning images of CIFAR. clean, images: test
+# images unshifted, and in each shifted set. statistics: training images on which BatchNorm is
+# re-estimated. Other entries replace the budget's.
+SETUPS = Registry("profile of the CIFAR experiments")
+SETUPS["quick"] = dict(
+    width=8, blocks=[1, 1, 1], rate=0.2, sizes=[1000, 200, 200], clean=200, images=100,
+    statistics=1000, epochs=6, batch=32, samples=10,
+)  # fmt: skip
+SETUPS["reduced"] = dict(
+    width=16, blocks=[2, 2, 2, 2], rate=0.1, sizes=[25_000, 500, 500], clean=5000, images=1000,
+    statistics=5000,
+)  # fmt: skip
+SETUPS["full"] = dict(
+    width=64, blocks=[2, 2, 2, 2], rate=0.1, sizes=[45_000, 2500, 2500], clean=10_000,
+    images=10_000, statistics=10_000,
+)  # fmt: skip
+
+# Where a method departs from its own defaults. hidden: generators of 24 units hold less than 5 %
+# of the backbone's weights at width 64. repeats: half as many, for the time they take.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "mc-improved": {"repeats": 2}, "contextual": {"hidden": 24}, "ensemble": {"members": 3},
+    "gflowout": {"hidden": 24}, "gflowout-literal": {"hidden": 24}, "id-gflowout": {"hidden": 24},
+}  # fmt: skip
+SITES = {"mc-improved": "*bn?"}  # behind every convolution; the others mask each block once
+OUTSIDE = {
+    "digits": ("photos", "noise"),
+    "cifar10": ("svhn", "cifar100", "digits", "noise"),
+    "cifar100": ("svhn", "cifar10", "digits", "noise"),
+}
+VALID_SAMPLES = 5  # masks of the validation that picks the epoch
+
+
+def configuration(dataset: str, method: str, profile: str) -> dict[str, Any]:
+    """The config of one method: a one-cycle run of SGD on the backbone and Adam on the masks, so
+    that validation picks the best epoch but never stops a run. ValueError where the data set has
+    no images of 32×32×3."""
+    if dataset not in OUTSIDE:
+        raise ValueError(f"no CIFAR experiment on {dataset!r}; known: {', '.join(OUTSIDE)}")
+    work, setup = budget(profile), dict(SETUPS[profile])
+    rate, sizes = setup.pop("rate"), setup.pop("sizes")
+    digits = dataset == "digits"
+    config = {
+        "model": "resnet18", "method": create(method, **SETTINGS.get(method, {})).config,
+        "data": {"size": 32, "channels": 3} if digits else {"sizes": sizes},
+        "augment": "none" if digits else "crop-flip", "channels_last": True,
+        "optimizer": "sgd", "schedule": "one-cycle", "lr": LEARNING_RATES | {"backbone": rate},
+        "epochs": work.epochs, "batch": work.batch, "samples": work.samples,
+        "valid_samples": VALID_SAMPLES,
+    }  # fmt: skip
+    config |= setup | ({"sites": SITES[method]} if method in SITES else {})
+    return config | {"patience": config["epochs"]}
+
+
+@EXPERIMENTS.register("cifar")
+class Cifar:
+    """Clean and rotated images, three corruptions at five severities, out-of-distribution sets,
+    and what BatchNorm's statistics do."""
+
+    methods = (
+        "deterministic", "random", "mc-improved", "concrete", "contextual", "ensemble", "gflowout",
+        "gflowout-literal", "id-gflowout",
+    )  # fmt: skip
+
+    @staticmethod
+    def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+        return [configuration(dataset, method, profile)]
+
+    @staticmethod
+    def run(job: Job) -> dict[str, Any]:
+        """Train and measure; accuracies and shares in [0, 1], nll in nats. Test images and their
+        changes are the same for every method and seed."""
+        splits, config = job.splits(), job.config
+        net, histories = fitted(splits, job)
+        found = {"epochs": sum(map(len, histories)), "batchnorm": settle(net, splits, job)}
+        x, y = splits.test
+        some = slice(config["images"])
+        logits = sample_logits(net, x[: config["clean"]], config["samples"])
+        found |= scores(net, logits, y[: config["clean"]])
+        turned = sample_logits(net, rotated(splits)[some], config["samples"])
+        found |= scores(net, turned, y[some], "_rotated")
+        found |= corrupted(net, splits, job)
+        return found | outside(net, logits[:, some], splits, job)
+
+
+def members(net: Attached | Ensemble) -> list[Attached]:
+    return list(net.nets) if isinstance(net, Ensemble) else [net]
+
+
+def settle(net: Attached | Ensemble, splits: Splits, job: Job) -> dict[str, dict[str, float]]:
+    """Re-estimate BatchNorm's statistics under test-time masks, and say what that changed: scores
+    under the statistics of the training ("trained") and after ("tested"), on the same images."""
+    config, found = job.config, {}
+    x, y = (part[: config["images"]] for part in splits.test)
+    for name in ("trained", "tested"):
+        if name == "tested":
+            for net_ in members(net):
+                images = splits.train[0][: config["statistics"]]
+                reestimate(net_, images, augment=AUGMENTS[config["augment"]], seed=job.seed)
+        probs = net.likelihood.probs(sample_logits(net, x, config["samples"])).mean(0)
+        found[name] = evaluate(probs, y)
+    return found
+
+
+def scores(net, logits: Tensor, y: Tensor, suffix: str = "") -> dict[str, Any]:
+    """What a predictive is worth on labelled images; logits (S, B, K)."""
+    probs = net.likelihood.probs(logits).mean(0)
+    selective = {"selective": selective_accuracy(probs, y, COVERAGES)}
+    return {name + suffix: value for name, value in (evaluate(probs, y) | selective).items()}
+
+
+def corrupted(net, splits: Splits, job: Job) -> dict[str, Any]:
+    """Scores by severity, under the official arrays where they lie under root, else our own."""
+    official = has_cifar_c(job.dataset, job.root)
+    x, y = (part[: job.config["images"]] for part in splits.test)
+    raw, found = splits.raw(x), {"corruptions": "official" if official else "own"}
+    for name in CORRUPTIONS:
+        rows = []
+        for severity in SEVERITIES:
+            if official:
+                changed = data.cifar_c(job.dataset, name, severity, job.root)[0][: len(x)]
+            else:
+                changed = data.corrupt(raw, name, severity)
+            logits = sample_logits(net, splits.normalised(changed), job.config["samples"])
+            rows.append(evaluate(net.likelihood.probs(logits).mean(0), y))
+        found |= {f"{key}_by_{name}": [row[key] for row in rows] for key in rows[0]}
+    return found
+
+
+def outside(net, inside: Tensor, splits: Splits, job: Job) -> dict[str, Any]:
+    """Every uncertainty score against every set outside; inside: logits (S, n, K) of test images.
+    Sets whose files are not there are named in "missing"."""
+    found: dict[str, Any] = {"outside": {}, "missing": []}
+    for name in OUTSIDE[job.dataset]:
+        try:
+            x = data.outside(name, splits, job.config["images"], job.root)
+        except FileNotFoundError:
+            found["missing"].append(name)
+            continue
+        logits = sample_logits(net, x, job.config["samples"])
+        found["outside"][name] = {
+            score: detection(f(inside), f(logits)) for score, f in SCORES.items()
+        }
+    return found

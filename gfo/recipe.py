@@ -1,0 +1,36 @@
+"""Names in a config for what `fit` takes as functions: optimiser, schedule, augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .data import crop_flip
+from .fit import adam
+from .registry import Registry
+
+OPTIMIZERS = Registry("optimizer")
+AUGMENTS = Registry("augmentation")
+
+OPTIMIZERS["adam"] = adam
+OPTIMIZERS["sgd"] = lambda params, lr: torch.optim.SGD(
+    params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4
+)
+AUGMENTS["none"] = None
+AUGMENTS["crop-flip"] = crop_flip
+
+
+def recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `fit` for the entries "optimizer" (of the backbone; the mask networks
+    and log Z keep Adam), "schedule" and "augment" of a config, as far as it has them."""
+    backbone = OPTIMIZERS[config.get("optimizer", "adam")]
+
+    def optimizer(name: str, params: list) -> torch.optim.Optimizer:
+        return (backbone if name == "backbone" else adam)(params, config["lr"][name])
+
+    return {
+        "optimizer": optimizer, "schedule": config.get("schedule"),
+        "augment": AUGMENTS[config.get("augment", "none")],
+    }  # fmt: skip
