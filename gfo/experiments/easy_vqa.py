@@ -66,8 +66,9 @@ class EasyVQA:
 
     @staticmethod
     def run(job: Job) -> dict[str, Any]:
-        """Accuracies and shares in [0, 1], nats, noise in standard deviations of a feature; _se:
-        standard errors that take the questions of an image as dependent."""
+        """Accuracies and shares in [0, 1], nats, noise in standard deviations of a
+        feature; image_se: standard errors for the choice of test images, whose questions are
+        dependent; _noisy: at the configuration's sigma."""
         splits, config = job.splits(), job.config
 
         def train(seed: int, checkpoint: Path | None) -> tuple[Attached, pd.DataFrame]:
@@ -196,7 +197,7 @@ def scores(probs: Tensor, y: Tensor, table: pd.DataFrame) -> dict[str, Any]:
         rows = slice(None) if kind == "all" else (table["kind"] == kind).to_numpy()
         tail = "" if kind == "all" else "_" + kind.replace("/", "_")
         found[f"accuracy{tail}"] = float(right[rows].mean())
-        found[f"accuracy{tail}_se"] = clustered_error(right[rows], image[rows])
+        found[f"accuracy{tail}_image_se"] = clustered_error(right[rows], image[rows])
     by_image = np.bincount(image, right).astype(int)
     return found | {"right_by_image": "".join(np.base_repr(n, 36) for n in by_image)}
 
