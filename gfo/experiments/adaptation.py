@@ -18,10 +18,9 @@ from ..batchnorm import reestimate
 from ..data import Splits
 from ..fit import fit
 from ..noise import derive, generator
-from ..predict import sample_logits
 from ..recipe import AUGMENTS, recipe
 from ..registry import EXPERIMENTS
-from .cifar import configuration, scores
+from .cifar import configuration, logits_of, scores
 from .job import Job
 from .rotation import fitted, make_net
 
@@ -41,7 +40,7 @@ class Adaptation:
 
     @staticmethod
     def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
-        clean = [100, 200, 400, 800] if profile == "quick" else [1000, 2000, 4000, 8000]
+        clean = [100, 400] if profile == "quick" else [1000, 2000, 4000, 8000]
         own = {"noise": NOISE, "labels": clean, "clean_epochs": EPOCHS, "gently": GENTLY}
         return [configuration(dataset, method, profile) | own]
 
@@ -98,4 +97,4 @@ def learn(noisy_net: Attached, start: str, count: int, splits: Splits, job: Job)
 def tested(net: Attached, splits: Splits, job: Job) -> dict[str, Any]:
     """Scores on the clean test images."""
     x, y = (part[: job.config["images"]] for part in splits.test)
-    return scores(net, sample_logits(net, x, job.config["samples"]), y)
+    return scores(net, logits_of(net, x, job), y)
