@@ -38,7 +38,7 @@ SAMPLES = 20
 PAIRS = 15
 SECONDS = 0.1  # a timing repeats what is shorter until it lasts about this long
 EXAMPLES = 50_000  # the size of the training set that losses are told
-# What a step spends its time on: the first group whose one word is in the operator's name.
+# What a step spends its time on. An operator belongs to the first group with a word of its name.
 GROUPS = {
     "convolutions": ("conv",),
     "matrix products": ("addmm", "::mm", "bmm"),
