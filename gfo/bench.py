@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ SAMPLES = 20
 PAIRS = 15
 SECONDS = 0.1  # a timing repeats what is shorter until it lasts about this long
 EXAMPLES = 50_000  # the size of the training set that losses are told
-# What a step spends its time on: the first group whose one word is in the operator's name.
+# What a step spends its time on. An operator belongs to the first group with a word of its name.
 GROUPS = {
     "convolutions": ("conv",),
     "matrix products": ("addmm", "::mm", "bmm"),
@@ -209,11 +210,12 @@ def interleaved(
 
 def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
     """(median, low, high): the order statistics between which the median lies with at least this
-    probability, whatever the distribution (ranks 4 and 12 of 15). ValueError for fewer than 6."""
+    probability, whatever the distribution (ranks 4 and 12 of 15). ValueError for too few values."""
     ordered, n = sorted(values), len(values)
     rank = int(binom.ppf((1 - level) / 2, n, 0.5))
     if not rank:
-        raise ValueError(f"{n} values have no {level:.0%} interval of their median: need 6 or more")
+        need = math.ceil(1 - math.log2(1 - level))  # the widest misses with 2 · 2^(−n)
+        raise ValueError(f"{n} values have no {level:.0%} interval of their median: need {need}")
     return float(pd.Series(ordered).median()), ordered[rank - 1], ordered[n - rank]
 
 
