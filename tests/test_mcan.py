@@ -60,8 +60,9 @@ def test_padding_changes_no_loss_and_no_gradient(name):
         assert_close(other, one, **close)
 
 
-@pytest.mark.parametrize("name", ["gflowout", "id-gflowout", "contextual", "concrete", "random"])
-@pytest.mark.parametrize("embedding", [0, 5])
+@pytest.mark.parametrize(
+    "name, embedding", [("gflowout", 0), ("gflowout", 5), ("id-gflowout", 0), ("concrete", 0)]
+)
 def test_padding_changes_no_score_and_no_prediction(name, embedding):
     net, y = make(name, embedding), torch.tensor([0, 3, 1])
     x, long = inputs(), padded(inputs())
