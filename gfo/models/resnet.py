@@ -23,9 +23,9 @@ def resnet18(
 ) -> tuple[nn.Sequential, list[str]]:
     """A residual network on images (B, channels, H, W) with logits (B, classes), and its sites.
 
-    torchvision's `BasicBlock`s and parameter names, behind the stem that is usual on CIFAR: one
-    3×3 convolution, no pooling (He et al., 2016, section 4.2). A site is the end of a block's
-    residual branch, so that a mask acts on whole channels before the shortcut is added.
+    The blocks and parameter names are torchvision's, the stem is that of He et al. (2016, section
+    4.2) for CIFAR: one 3×3 convolution, no pooling. A site is the end of a block's residual branch,
+    so that a mask acts on whole channels before the shortcut is added.
 
     width: channels of the first stage, doubled in each later one; 64 is ResNet-18.
     blocks: how many in each stage; every stage but the first halves the image.
