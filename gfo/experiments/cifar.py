@@ -33,7 +33,7 @@ from ..registry import EXPERIMENTS, Registry
 from ..uncertainty import SCORES, detection
 from .job import Job
 from .rotation import fitted, rotated
-from .table1 import COVERAGES
+from .table1 import COVERAGES, Table1
 
 # What a profile means here beyond its budget. width, blocks: of the network. rate: peak learning
 # rate of the backbone. sizes: training, validation and tuning images of CIFAR. clean, images: test
@@ -95,10 +95,7 @@ class Cifar:
     """Clean and rotated images, three corruptions at five severities, out-of-distribution sets,
     and what BatchNorm's statistics do."""
 
-    methods = (
-        "deterministic", "random", "mc-improved", "concrete", "contextual", "ensemble", "gflowout",
-        "gflowout-literal", "id-gflowout",
-    )  # fmt: skip
+    methods = Table1.methods
 
     @staticmethod
     def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
