@@ -8,7 +8,7 @@ import torch
 from conftest import Net
 
 import gfo
-from gfo import bench, records
+from gfo import bench, costs, records
 
 KEYS = (
     "model", "method", "batch", "step_ratio", "step_low", "step_high", "predict_ratio",
@@ -20,8 +20,8 @@ B = 8
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """A tiny model. No test looks at a time, so none is taken long."""
-    tiny = bench.Case(lambda: gfo.models.mlp(6, 10, (5, 4)), (6,), B, {})
-    monkeypatch.setitem(bench.CASES, "tiny", tiny)
+    tiny = costs.Case(lambda: gfo.models.mlp(6, 10, (5, 4)), (6,), B, {})
+    monkeypatch.setitem(costs.CASES, "tiny", tiny)
 
 
 def test_flops_are_those_of_the_layers():
@@ -56,10 +56,10 @@ def test_interval_of_the_median_holds_it_often_enough_and_is_the_narrowest(n):
 
 def test_plain_prediction_drops_channels_and_moves_no_statistics():
     net = Net()
-    case = bench.Case(lambda: (net, ["stem.2", "bn"]), (3, 6, 6), B, {})
-    setting = bench.Setting(torch.device("cpu"), B)
+    case = costs.Case(lambda: (net, ["stem.2", "bn"]), (3, 6, 6), B, {})
+    setting = costs.Setting(torch.device("cpu"), B)
     x, y = torch.randn(B, 3, 6, 6), torch.arange(B) % 4
-    side = bench.plain(case, x, y, setting)
+    side = costs.plain(case, x, y, setting)
     kinds = [type(m).__name__ for m in net.modules() if "Dropout" in type(m).__name__]
     assert kinds == ["Dropout2d", "Dropout2d"]
     before = {k: v.clone() for k, v in net.state_dict().items()}
@@ -80,8 +80,8 @@ def ten_classes():
 
 def test_every_method_is_measured_on_an_image_network(monkeypatch):
     readers = {"concrete": dict(consumers={"stem.2": "conv", "bn": "out"})}
-    monkeypatch.setitem(bench.CASES, "net", bench.Case(ten_classes, (3, 6, 6), 4, readers))
-    found = bench.sides("net", list(bench.METHODS), bench.Setting(torch.device("cpu"), 4))
+    monkeypatch.setitem(costs.CASES, "net", costs.Case(ten_classes, (3, 6, 6), 4, readers))
+    found = costs.sides("net", list(bench.METHODS), costs.Setting(torch.device("cpu"), 4))
     assert set(found) == {"plain", *bench.METHODS}
     assert all(side.predict().shape == (4, 10) for side in found.values())
 
