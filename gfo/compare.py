@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from scipy.stats import t
@@ -35,3 +37,13 @@ def paired(frame: pd.DataFrame, metric: str, reference: str = "random") -> pd.Da
             low, high = interval(gap)
             rows[method] = {"n": len(gap), "difference": gap.mean(), "low": low, "high": high}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["n", "difference", "low", "high"])
+
+
+def spread(values: Iterable[float], confidence: float = 0.95) -> tuple[float, float]:
+    """(mean, half the width of `interval`) of the values that are there, as "mean ± half" says it;
+    (nan, nan) for none, an infinite half for one."""
+    there = np.array([v for v in values if not pd.isna(v)], dtype=float)
+    if not len(there):
+        return np.nan, np.nan
+    low, high = interval(there, confidence)
+    return float(there.mean()), (high - low) / 2

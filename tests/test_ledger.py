@@ -7,7 +7,7 @@ import torch
 from scipy.stats import ttest_rel
 
 from gfo import ledger, records
-from gfo.compare import interval, paired
+from gfo.compare import interval, paired, spread
 from gfo.experiments.variations import CHANGES, variants
 
 
@@ -147,3 +147,11 @@ def test_a_variation_changes_what_it_says_and_nothing_else(method):
     missing = set(CHANGES[method]) - set(found)
     for name in missing:  # left out: it is what the configuration already is
         assert CHANGES[method][name].items() <= base["method"].items()
+
+
+def test_spread_is_half_the_interval_of_what_is_there():
+    values = [1.0, 2.0, np.nan, 4.0]
+    mean, half = spread(values)
+    low, high = interval(np.array([1.0, 2.0, 4.0]))
+    assert mean == pytest.approx(7 / 3) and (mean - half, mean + half) == pytest.approx((low, high))
+    assert np.isnan(spread([np.nan])).all() and spread([3.0]) == (3.0, np.inf)
