@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,7 +128,8 @@ def entries(table: str, out: Path | None = None) -> pd.DataFrame:
     theirs = paper(table)
     theirs["ours_method"] = theirs["method"].map(METHODS)
     blocks = []
-    for (setting, metric), block in theirs.groupby(["setting", "metric"], sort=False):
+    for setting, metric in product(about.experiments, about.metrics):
+        block = theirs[(theirs["setting"] == setting) & (theirs["metric"] == metric)]
         experiment, dataset, deviations = about.experiments[setting]
         found = speaking(experiment, dataset, about.metrics[metric], out)
         extra = [m for m in found["method"].unique() if m not in set(block["ours_method"])]
@@ -213,9 +215,9 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
             "method": method,
             "paper": rows["paper"].map(number),
             "ours ± SE (n)": rows.apply(ours, axis=1),
+            "verdict": rows["verdict"],
             "paper, difference": rows["paper_difference"].map(lambda v: number(v, "+")),
             "ours, difference [95 %]": rows.apply(gap, axis=1),
-            "verdict": rows["verdict"],
             "profile": rows["profile"].fillna("—"),
         }
     )
