@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS := 1
 # Outside a virtual environment, still prefer this interpreter's Jupyter kernel.
 export JUPYTER_PREFER_ENV_PATH := 1
+# torch's profiler announces each start and stop; a chapter starts it often.
+export KINETO_LOG_LEVEL := 6
 
 .PHONY: help book test lock linkcheck serve clean
 
