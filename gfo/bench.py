@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 import torch.nn.functional as F
-import torchvision
 from scipy.stats import binom
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -39,7 +38,7 @@ SAMPLES = 20
 PAIRS = 15
 SECONDS = 0.1  # a timing repeats what is shorter until it lasts about this long
 EXAMPLES = 50_000  # the size of the training set that losses are told
-# What a step spends its time on: the first group whose one word is in the operator's name.
+# What a step spends its time on. An operator belongs to the first group with a word of its name.
 GROUPS = {
     "convolutions": ("conv",),
     "matrix products": ("addmm", "::mm", "bmm"),
@@ -59,24 +58,9 @@ class Case(NamedTuple):
     config: dict[str, dict[str, Any]]
 
 
-def resnet18() -> tuple[nn.Module, list[str]]:
-    """torchvision's ResNet-18 with the CIFAR stem, masks on the residual branch of each block."""
-    model = torchvision.models.resnet18(num_classes=10)
-    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    return model, [f"layer{i}.{j}.bn2" for i in (1, 2, 3, 4) for j in (0, 1)]
-
-
-def _readers(sites: Sequence[str]) -> dict[str, str]:
-    """The first convolution of the next block reads a block's output; the classifier the last."""
-    following = [site.replace("bn2", "conv1") for site in sites[1:]] + ["fc"]
-    return dict(zip(sites, following, strict=True))
-
-
 CASES = Registry("model")
 CASES["mlp"] = Case(models.mlp, (1, 28, 28), 128, {})
-CASES["resnet18"] = Case(
-    resnet18, (3, 32, 32), 32, {"concrete": dict(consumers=_readers(resnet18()[1]))}
-)
+CASES["resnet18"] = Case(models.resnet18, (3, 32, 32), 32, {})
 
 
 class Setting(NamedTuple):
@@ -156,14 +140,17 @@ def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
         model, sites = case.build()
         nets.append(setting.move(attach(model, sites, create(name, **config), x[:2].cpu())).train())
     groups = [{"backbone": [*n.model.parameters()]} | n.method.param_groups() for n in nets]
-    optimizers = [{k: adam(p, LEARNING_RATES[k]) for k, p in g.items()} for g in groups]
+    moving = [
+        {"optimizers": {k: adam(p, LEARNING_RATES[k]) for k, p in g.items()}, "schedulers": {}}
+        for g in groups
+    ]
     run_pass = torch.compile(masked_pass) if setting.compile else masked_pass
     whole = Ensemble(nets) if len(nets) > 1 else nets[0]
 
     def steps(count: int) -> None:
-        for net, opts in zip(nets, optimizers, strict=True):
+        for net, moves in zip(nets, moving, strict=True):
             with setting.cast():
-                one_epoch(net, [(x, y)] * count, EXAMPLES, opts, run_pass, 0, 0)
+                one_epoch(net, [(x, y)] * count, moves, run_pass, None, EXAMPLES, (0, 0))
 
     def answer() -> Tensor:
         with setting.cast():
@@ -223,11 +210,12 @@ def interleaved(
 
 def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
     """(median, low, high): the order statistics between which the median lies with at least this
-    probability, whatever the distribution (ranks 4 and 12 of 15). ValueError for fewer than 6."""
+    probability, whatever the distribution (ranks 4 and 12 of 15). ValueError for too few values."""
     ordered, n = sorted(values), len(values)
     rank = int(binom.ppf((1 - level) / 2, n, 0.5))
     if not rank:
-        raise ValueError(f"{n} values have no {level:.0%} interval of their median: need 6 or more")
+        need = math.ceil(1 - math.log2(1 - level))  # the widest misses with 2 · 2^(−n)
+        raise ValueError(f"{n} values have no {level:.0%} interval of their median: need {need}")
     return float(pd.Series(ordered).median()), ordered[rank - 1], ordered[n - rank]
 
 
@@ -248,7 +236,7 @@ def compare(
     the same round, for a training step and for a prediction from 20 masks; `_low` and `_high` are
     order statistics that hold the true median with probability 0.95 or more. step_ms, predict_ms:
     medians. step_flops, predict_flops: operations of matrix products and convolutions, counted.
-    saved_mb: what a step keeps for its backward pass. weights, mask_weights: numbers trained.
+    saved_mb: what a step keeps for its backward passes. weights, mask_weights: numbers trained.
     least: seconds that one timing lasts, by repeating what is shorter.
     gpu: bf16, channels_last, compile. ValueError for these where torch sees no GPU.
     """
@@ -284,18 +272,19 @@ def times(what: str, table: pd.DataFrame, name: str) -> dict[str, float]:
 
 def counts(side: Side) -> dict[str, float]:
     """What does not depend on the machine: operations, bytes kept for backward, weights."""
-    kept: dict[int, int] = {}
+    kept = {}  # the storages themselves, so that none is freed and its address seen twice
 
     def pack(t: Tensor) -> Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage()
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         step_flops = flops(lambda: side.steps(1))
+    saved = sum(storage.nbytes() for storage in kept.values()) / 2**20
+    weights, mask_weights = side.weights
     return {
-        "step_flops": step_flops, "predict_flops": flops(side.predict),
-        "saved_mb": sum(kept.values()) / 2**20, "weights": side.weights[0],
-        "mask_weights": side.weights[1],
+        "step_flops": step_flops, "predict_flops": flops(side.predict), "saved_mb": saved,
+        "weights": weights, "mask_weights": mask_weights,
     }  # fmt: skip
 
 
@@ -306,20 +295,24 @@ def flops(call: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def where_time_goes(side: Side, steps: int = 10) -> pd.DataFrame:
-    """A step's time by kind of operator, from torch's profiler: ms and number of operators a step.
-    The profiler's own cost is in the figures, mostly in those of many small operators."""
-    at = torch.profiler.ProfilerActivity
-    wanted = [at.CPU] + [at.CUDA] * torch.cuda.is_available()
-    with torch.profiler.profile(activities=wanted) as profile:
-        side.steps(steps)
-    found: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for event in profile.key_averages():
-        spent = max(event.self_cpu_time_total, event.self_device_time_total)
-        for column, value in enumerate((spent / 1e3, event.count)):
-            found[_group(event.key)][column] += value / steps
-    rows = [(name, *found[name]) for name in (*GROUPS, "all else") if name in found]
-    return pd.DataFrame(rows, columns=["part", "ms", "operators"]).set_index("part")
+def where_time_goes(side: Side, steps: int = 9) -> pd.DataFrame:
+    """A training step by kind of operator, from torch's profiler: ms, in the quickest of `steps`
+    steps for each kind, and number of operators. The profiler's own cost is in the ms, a little an
+    operator."""
+    activity = torch.profiler.ProfilerActivity
+    wanted = [activity.CPU] + [activity.CUDA] * torch.cuda.is_available()
+    seen = []
+    for _ in range(steps):
+        with torch.profiler.profile(activities=wanted) as profile:
+            side.steps(1)
+        parts = {name: [0.0, 0] for name in (*GROUPS, "all else")}
+        for event in profile.key_averages():
+            spent = max(event.self_cpu_time_total, event.self_device_time_total)
+            for column, value in enumerate((spent / 1e3, event.count)):
+                parts[_group(event.key)][column] += value
+        seen.append(pd.DataFrame(parts, index=["ms", "operators"]).T)
+    least = pd.concat(seen).groupby(level=0, sort=False).min()
+    return least.rename_axis("part").astype({"operators": int})
 
 
 def _group(operator: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .attach import Attached
+from .attach import Attached, Site
 from .noise import Noise
 from .objectives import CERTAIN, log_bernoulli
 from .policies import Context
@@ -136,7 +136,8 @@ class Visitor:
         units, explore = None, None
         if self.noise is not None:
             units, explore = self.noise.units[layer], self.noise.explore[:, layer : layer + 1]
-            units = units[:, : h.shape[site.axes.index("T")]] if site.tokens else units
+            if site.tokens:
+                units = units[:, : token_count(site, h)]
         found = method.visit(layer, context, given, units, explore, self.source)
         if real is not None:
             found = [except_padding(t, real, c) for t, c in zip(found, PADDED, strict=True)]
@@ -162,6 +163,17 @@ class Visitor:
             missing = self.net.sites[len(self.masks)].name
             raise ValueError(f"site {missing!r} did not run in this pass, though it did on example")
         return logits
+
+
+def token_count(site: Site, h: Tensor) -> int:
+    """Tokens of an activation; ValueError where the example had fewer, and noise does not reach."""
+    count = h.shape[site.axes.index("T")]
+    if count > site.tokens:
+        raise ValueError(
+            f"site {site.name!r} has {count} tokens, the example had {site.tokens}: attach with an "
+            "example of the longest kind"
+        )
+    return count
 
 
 def except_padding(values: Tensor | None, real: Tensor, constant: float) -> Tensor | None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .attach import Attached
-from .tree import call, repeat_rows, tree_map
+from .tree import call, tree_map
 
 
 class Repeated(Tensor):
@@ -37,7 +37,8 @@ class Repeated(Tensor):
     def whole(self) -> Tensor:
         """The copies. They stay, so that what happens to them in place is not lost."""
         if self.made is None:
-            self.made = repeat_rows(self.rows, self.times)  # (B, ...) -> (S·B, ...)
+            # (B, ...) -> (S·B, ...); unlike `repeat`, this keeps channels-last
+            self.made = torch.cat([self.rows] * self.times)
         return self.made
 
     @classmethod

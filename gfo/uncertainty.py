@@ -27,7 +27,8 @@ AVERAGES["evidence"] = lambda logits, score: score(logits.logsumexp(0) - math.lo
 
 
 def dempster_shafer(logits: Tensor, average: str = "scores") -> Tensor:
-    """K / (K + Σ_k exp(logit_k)), in (0, 1) (Sensoy et al., 2018; this form: Liu et al., 2020).
+    """K / (K + Σ_k exp(logit_k)), in (0, 1) (Sensoy et al., 2018; this form:
+    J. Liu et al., 2020).
 
     The paper does not say what it averages over its 20 masks. average: "scores", the mean of the
     masks' scores; "logits", the score of the mean logits; "evidence", the score of the mean of
@@ -39,7 +40,7 @@ def dempster_shafer(logits: Tensor, average: str = "scores") -> Tensor:
 
 
 def energy(logits: Tensor, average: str = "scores") -> Tensor:
-    """−log Σ_k exp(logit_k) (Liu et al., 2020), averaged like `dempster_shafer`."""
+    """−log Σ_k exp(logit_k) (W. Liu et al., 2020), averaged like `dempster_shafer`."""
     return AVERAGES[average](logits.float(), lambda a: -a.logsumexp(-1))
 
 

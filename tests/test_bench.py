@@ -102,7 +102,7 @@ def test_the_command_prints_rows_and_saves_records(tmp_path, capsys):
     [
         (["--model", "mpl"], "did you mean 'mlp'?"),
         (["--method", "randm"], "did you mean 'random'?"),
-        (["--pairs", "5"], "need 6 or more"),
+        (["--pairs", "5"], "need 6"),
         (["--model", "tiny", "--bf16"], "measured on a GPU"),
     ],
 )

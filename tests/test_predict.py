@@ -111,6 +111,11 @@ def test_rows_are_repeated_when_first_read_and_only_then():
     many.mul_(2.0)
     torch.testing.assert_close(many + 1.0, 2 * rows.repeat(4, 1) + 1.0)
     assert unread.made is None and not torch.equal(many.made[:2], rows)
+    one = Repeated(rows, 1)
+    one.mul_(2.0)  # the copy, not the rows that the next fold starts from
+    torch.testing.assert_close(one + 0, 2 * rows)
+    maps = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    assert (Repeated(maps, 2) + 0).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_prefix_runs_once_and_modules_used_again_behind_the_site_still_compute():

@@ -17,11 +17,14 @@ from . import (  # noqa: F401 - they file themselves under their names
 from .corruptions import corrupt
 from .ood import outside
 from .published import cifar_c
+from .questions import VisualQuestions
 from .splits import Splits
 from .transforms import crop_flip, random_labels, rotate
 
 
-def load(name: str = "digits", root: str | Path | None = None, seed: int = 0, **how) -> Splits:
+def load(
+    name: str = "digits", root: str | Path | None = None, seed: int = 0, **how
+) -> Splits | VisualQuestions:
     """The data set `name`, split by `seed`.
 
     root: where its files lie or are downloaded to; by default the folder in the environment

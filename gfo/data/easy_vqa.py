@@ -62,7 +62,7 @@ def wheel() -> Path:
         folder = Path(metadata.distribution("easy-vqa").locate_file("easy_vqa/data"))
     except metadata.PackageNotFoundError:
         raise FileNotFoundError(
-            "easy-VQA is not installed: pip install 'gfo[vqa]', a wheel of 3 MB"
+            "easy-VQA is not installed: pip install easy-vqa==1.0, a wheel of 3 MB"
         ) from None
     return folder
 

@@ -31,7 +31,7 @@ from .job import Job
 from .table1 import Table1
 
 NOISE = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)  # standard deviations of a feature
-DROP = 0.75  # noisy accuracy over clean in the paper's Table 2, all four rows within 0.02
+DROP = 0.75  # noisy accuracy over clean in the paper's Table 2, each of its four rows within 0.02
 # The smallest of NOISE at which `valid_accuracy_by_noise` of the warm start falls to DROP of its
 # clean value; validation questions only.
 SIGMA = 5.0
@@ -66,13 +66,16 @@ class EasyVQA:
 
     @staticmethod
     def run(job: Job) -> dict[str, Any]:
-        """Accuracies and shares in [0, 1], nats, noise in standard deviations of a feature; _se:
-        standard errors that take the questions of an image as dependent."""
+        """Accuracies and shares in [0, 1], nats, noise in standard deviations of a
+        feature; image_se: standard errors for the choice of test images, whose questions are
+        dependent; _noisy: at the configuration's sigma."""
         splits, config = job.splits(), job.config
 
         def train(seed: int, checkpoint: Path | None) -> tuple[Attached, pd.DataFrame]:
             method = create(job.method, **config["method"])
-            net = attach(*warm_start(splits, job, seed), method, example(splits))
+            start = warm_start(splits, job, seed)
+            torch.manual_seed(derive(seed, "masks"))
+            net = attach(*start, method, example(splits))
             return net, fit(
                 net, first(splits.train, config["questions"]), epochs=config["epochs"],
                 batch=config["batch"], lr=config["lr"], seed=seed, device=job.device,
@@ -196,7 +199,7 @@ def scores(probs: Tensor, y: Tensor, table: pd.DataFrame) -> dict[str, Any]:
         rows = slice(None) if kind == "all" else (table["kind"] == kind).to_numpy()
         tail = "" if kind == "all" else "_" + kind.replace("/", "_")
         found[f"accuracy{tail}"] = float(right[rows].mean())
-        found[f"accuracy{tail}_se"] = clustered_error(right[rows], image[rows])
+        found[f"accuracy{tail}_image_se"] = clustered_error(right[rows], image[rows])
     by_image = np.bincount(image, right).astype(int)
     return found | {"right_by_image": "".join(np.base_repr(n, 36) for n in by_image)}
 

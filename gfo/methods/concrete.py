@@ -36,8 +36,8 @@ class ConcreteDropout(Method):
 
     keep: where the rates start. temperature: of the relaxation (the paper: 0.1). length_scale: l,
     of the Gaussian prior over weights. relaxed: predict under relaxed masks, which `sample` without
-    y then returns too. consumers: site to name of the module that reads it, where no nn.Sequential
-    tells.
+    y then returns too. consumers: site to name of the module that reads it, where neither the
+    model's own `consumers` nor an nn.Sequential tells.
     """
 
     name = "concrete"
