@@ -125,7 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 130
     columns = ["method", "seed", "accuracy", "accuracy_rotated", "nll", "ece", "epochs", "wall_s"]
-    print(found[[c for c in columns if c in found]].to_string(index=False))
+    plain = [c for c in columns if c in found and not found[c].map(type).eq(list).any()]
+    print(found[plain].to_string(index=False))
     return 0
 
 
