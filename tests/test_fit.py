@@ -36,16 +36,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", ["gflowout", "gflowout-literal", "id-gflowout", "random"])
-@pytest.mark.parametrize("step", [0, 4, 10])
-def test_killed_at_a_step_and_resumed_ends_with_the_same_weights(
-    method, step, tmp_path, monkeypatch
-):
-    data = problem()
-    unbroken = fresh(method)
-    want = gfo.fit(unbroken, data, data, **HOW)
-    net, calls = fresh(method), iter(range(100))
-    loss = type(net.method).loss
+def die_at(step, net, data, monkeypatch, **how):
+    """A run of `fit` that is killed when it asks for the loss of this training step."""
+    calls, loss = iter(range(100)), type(net.method).loss
 
     def dies(self, run, n):
         if next(calls) == step:
@@ -55,7 +48,18 @@ def test_killed_at_a_step_and_resumed_ends_with_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(type(net.method), "loss", dies)
         with pytest.raises(Killed):
-            gfo.fit(net, data, data, checkpoint=tmp_path / "run.pt", **HOW)
+            gfo.fit(net, data, data, **how)
+
+
+@pytest.mark.parametrize("method", ["gflowout", "gflowout-literal", "id-gflowout", "random"])
+@pytest.mark.parametrize("step", [0, 4, 10])
+def test_killed_at_a_step_and_resumed_ends_with_the_same_weights(
+    method, step, tmp_path, monkeypatch
+):
+    data = problem()
+    unbroken = fresh(method)
+    want = gfo.fit(unbroken, data, data, **HOW)
+    die_at(step, fresh(method), data, monkeypatch, checkpoint=tmp_path / "run.pt", **HOW)
     resumed = fresh(method)
     got = gfo.fit(resumed, data, data, checkpoint=tmp_path / "run.pt", **HOW)
     assert torch.equal(weights(resumed), weights(unbroken))
@@ -82,18 +86,7 @@ def test_resume_is_exact_under_schedules_and_augmentation(name, step, tmp_path, 
     gfo.fit(unbroken, data, data, **how)
     gfo.fit(plain, data, data, **HOW)
     assert not torch.equal(weights(unbroken), weights(plain))
-    net, calls = fresh(), iter(range(100))
-    loss = type(net.method).loss
-
-    def dies(self, run, n):
-        if next(calls) == step:
-            raise Killed
-        return loss(self, run, n)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(type(net.method), "loss", dies)
-        with pytest.raises(Killed):
-            gfo.fit(net, data, data, checkpoint=tmp_path / "run.pt", **how)
+    die_at(step, fresh(), data, monkeypatch, checkpoint=tmp_path / "run.pt", **how)
     resumed = fresh()
     gfo.fit(resumed, data, data, checkpoint=tmp_path / "run.pt", **how)
     assert torch.equal(weights(resumed), weights(unbroken))
