@@ -136,8 +136,8 @@ def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
 
     def steps(count: int) -> None:
         for net, moves in zip(nets, moving, strict=True):
-            with setting.cast():
-                one_epoch(net, [(x, y)] * count, moves, run_pass, None, EXAMPLES, (0, 0))
+            batches, key = [(x, y)] * count, (0, 0)
+            one_epoch(net, batches, moves, run_pass, None, EXAMPLES, key, setting.cast())
 
     def answer() -> Tensor:
         with setting.cast():

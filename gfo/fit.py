@@ -109,8 +109,7 @@ def fit(
                 ordered(train, batch, seed, epoch), desc=f"epoch {epoch + 1}/{epochs}",
                 total=-(-n // batch) if batch else None, leave=False, disable=not progress,
             )  # fmt: skip
-            with cast:
-                row = one_epoch(net, bar, moving, run_pass, augment, n, (seed, epoch))
+            row = one_epoch(net, bar, moving, run_pass, augment, n, (seed, epoch), cast)
             if valid is not None:
                 row["valid_nll"] = predictive_nll(net, valid, samples, seed)
             row["seconds"] = time.perf_counter() - started
@@ -128,9 +127,11 @@ def one_epoch(
     augment: Callable | None,
     n: int,
     key: tuple[int, int],
+    cast: contextlib.AbstractContextManager,
 ) -> dict[str, float]:
     """One pass over the training data; returns the mean of each loss part. No step waits for the
-    device: sums stay tensors until the epoch ends. key: (seed, epoch)."""
+    device: sums stay tensors until the epoch ends. key: (seed, epoch). cast: autocast, entered
+    anew for each loss, since it keeps the weights that it has cast until it is left."""
     (seed, epoch), optimizers = key, moving["optimizers"].values()
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device_of(net)))
     count = 0
@@ -138,7 +139,8 @@ def one_epoch(
         x, y = to_device((x, y), device_of(net))
         if augment is not None:
             x = augment(x, generator(seed, "augment", epoch, step, device=device_of(net)))
-        loss = net.method.loss(Run(net, x, y, (seed, "step", epoch, step), run_pass), n)
+        with cast:
+            loss = net.method.loss(Run(net, x, y, (seed, "step", epoch, step), run_pass), n)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         sum(loss.parts.values()).backward()

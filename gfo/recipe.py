@@ -24,7 +24,7 @@ AUGMENTS["crop-flip"] = crop_flip
 
 def recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments of `fit` for the entries "optimizer" (of the backbone; the mask networks
-    and log Z keep Adam), "schedule" and "augment" of a config, as far as it has them."""
+    and log Z keep Adam), "schedule", "augment" and "bf16" of a config, as far as it has them."""
     backbone = OPTIMIZERS[config.get("optimizer", "adam")]
 
     def optimizer(name: str, params: list) -> torch.optim.Optimizer:
@@ -32,5 +32,5 @@ def recipe(config: Mapping[str, Any]) -> dict[str, Any]:
 
     return {
         "optimizer": optimizer, "schedule": config.get("schedule"),
-        "augment": AUGMENTS[config.get("augment", "none")],
+        "augment": AUGMENTS[config.get("augment", "none")], "bf16": config.get("bf16", False),
     }  # fmt: skip

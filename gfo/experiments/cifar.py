@@ -46,7 +46,7 @@ SETUPS["quick"] = dict(
 )  # fmt: skip
 SETUPS["reduced"] = dict(
     width=16, blocks=[2, 2, 2, 2], rate=0.1, sizes=[24_000, 500, 500], clean=4000, images=1000,
-    statistics=5000,
+    statistics=5000, bf16=True,
 )  # fmt: skip
 SETUPS["full"] = dict(
     width=64, blocks=[2, 2, 2, 2], rate=0.1, sizes=[45_000, 2500, 2500], clean=10_000,
