@@ -100,7 +100,7 @@ def backend(jobs: int, engine: str, scheduler: str | None) -> Iterator[None]:
     try:
         from distributed import Client
     except ImportError:
-        raise ValueError("engine 'dask' needs Dask: pip install 'gfo[cluster]'") from None
+        raise ValueError("engine 'dask' needs Dask: pip install -e '.[cluster]'") from None
     local = dict(n_workers=jobs, threads_per_worker=1, dashboard_address=":0")
     try:
         client = Client(scheduler, timeout=PATIENCE) if scheduler else Client(**local)

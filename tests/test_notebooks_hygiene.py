@@ -5,7 +5,7 @@ import re
 import nbformat
 import pytest
 
-from book.tools import toc
+from book.tools import address, toc
 
 NOTEBOOKS = sorted((toc.ROOT / "book").glob("*.ipynb"))
 MYST = re.compile(r"^\s*(`{3,}|:{3,})\{\w|\{[\w:-]+\}`|^\([\w-]+\)=$", re.MULTILINE)
@@ -61,6 +61,10 @@ def test_one_parameters_cell_that_defaults_to_the_quick_profile(notebook):
     found = [c for c in code_cells(notebook) if "parameters" in c.metadata.get("tags", [])]
     assert len(found) == 1
     assert re.search(r"""^profile = ["']quick["']""", found[0].source, re.MULTILINE)
+
+
+def test_first_cell_fetches_this_package_and_no_other(notebook):
+    assert code_cells(notebook)[0].source == address.install_cell()
 
 
 def test_plain_markdown_that_any_viewer_shows(notebook):

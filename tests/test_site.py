@@ -1,6 +1,7 @@
 """The parts of `make book`: what runs again, what is staged, what the checks of the pages find."""
 
 import json
+import sys
 
 import nbformat
 import pytest
@@ -9,6 +10,7 @@ from docutils import nodes, utils
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from book.tools import toc
+from book.tools.address import set_address
 from book.tools.check import check_site
 from book.tools.execute import execute_all, records
 from book.tools.sphinx_ext import keep_tagged, list_arguments
@@ -121,6 +123,30 @@ def test_one_address_brings_the_colab_buttons(url, buttons):
     settings["repository"]["url"] = url
     staged = yaml.safe_load(config(yaml.safe_dump(settings)))
     assert ("launch_buttons" in staged) == buttons
+
+
+def test_the_address_reaches_the_first_cell_which_fetches_the_package(tmp_path, monkeypatch):
+    (tmp_path / "_config.yml").write_text((toc.ROOT / "_config.yml").read_text())
+    (tmp_path / "book").mkdir()
+    chapter = tmp_path / "book" / "a.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("import os"), new_code_cell("1")]), chapter)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "path", [])
+    ran = []
+    monkeypatch.setattr("subprocess.run", lambda command, check: ran.append(command))
+
+    def first_cell():
+        return nbformat.read(chapter, 4).cells[0].source
+
+    set_address("", tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="pip install -e"):
+        exec(first_cell(), {})
+    set_address("https://example.org/o/r", tmp_path)
+    exec(first_cell(), {})
+    assert ran[0][-2:] == ["https://example.org/o/r", "gfo-book"] and ran[1][-1] == "gfo-book"
+    assert sys.path == ["gfo-book"]
+    set_address("https://example.org/p", tmp_path)
+    assert "example.org/p" in first_cell() and nbformat.read(chapter, 4).cells[1].source == "1"
 
 
 def test_equations_with_a_number_of_their_own_reach_mathjax_unwrapped():
