@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 
 class Interval(NamedTuple):
@@ -29,7 +29,20 @@ def paired(differences: np.ndarray, share: float, level: float = 0.95) -> Interv
     return Interval(float(d.mean()), error, float(d.mean()) - reach, float(d.mean()) + reach)
 
 
-def detectable(error: float, splits: int, level: float = 0.95, power: float = 0.8) -> float:
+def detectable(
+    error: float, splits: int, share: float, level: float = 0.95, power: float = 0.8
+) -> float:
     """The smallest true difference that such an interval tells from 0 with probability `power`, if
-    the standard error is `error`."""
-    return float(stats.t.ppf([0.5 + level / 2, power], splits - 1).sum()) * error
+    the differences are normal and independent from split to split, as those between two trainings
+    of one method are.
+
+    error: the corrected standard error. The mean of independent differences varies by the plain one
+    only, `error` / √(1 + J·share), so that mean over plain error has a noncentral t distribution,
+    which has to exceed the half-width of the interval in the same units."""
+    stretch = np.sqrt(1 + splits * share)
+    reach = stats.t.ppf(0.5 + level / 2, splits - 1) * stretch
+
+    def lacking(shift: float) -> float:
+        return stats.nct.sf(reach, splits - 1, shift) - power
+
+    return float(optimize.brentq(lacking, 0, 4 * reach) * error / stretch)

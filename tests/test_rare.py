@@ -71,11 +71,11 @@ def test_the_interval_knows_that_splits_share_examples():
     assert hits[0.0] < 160 and hits[1 / 3] > 170  # 95 % of 200 is 190
 
 
-def test_what_could_be_detected_is_detected_that_often():
-    error, rng = 0.01, np.random.default_rng(0)
-    size = resampled.detectable(error, 20)
-    sd = error * 20**0.5  # independent splits: share 0
-    found = [resampled.paired(rng.normal(size, sd, 20), 0.0).low > 0 for _ in range(400)]
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_what_could_be_detected_is_detected_that_often(share):
+    sd, rng = 0.05, np.random.default_rng(0)  # of independent splits
+    size = resampled.detectable(sd * (1 / 20 + share) ** 0.5, 20, share)
+    found = [resampled.paired(rng.normal(size, sd, 20), share).low > 0 for _ in range(400)]
     assert 0.74 < np.mean(found) < 0.86  # 0.80, three standard errors of 400 tries
 
 
