@@ -293,6 +293,19 @@ def untouched(module: nn.Module) -> Iterator[None]:
             m.training = mode
 
 
+@contextlib.contextmanager
+def unmoved(module: nn.Module) -> Iterator[None]:
+    """Modes stay inside the block, and what a pass does to buffers is undone after it."""
+    held = [(m, n, b) for m in module.modules() for n, b in m._buffers.items() if b is not None]
+    for m, name, buffer in held:
+        m._buffers[name] = buffer.clone()
+    try:
+        yield
+    finally:
+        for m, name, buffer in held:
+            m._buffers[name] = buffer
+
+
 def check_site(name: str, outputs: list) -> None:
     """ValueError unless a site's calls in one pass gave exactly one tensor."""
     if not outputs:

@@ -42,10 +42,12 @@ def reestimate(
     In training they follow the training policy, which for GFlowOut is q, tempered and mixed with
     random masks; a test draws from p. augment: the augmentation of the training, so that the masks
     are all that differs. Weights stay; without a BatchNorm layer nothing happens. Raises ValueError
-    on bad x.
+    on bad x, and where no batch would have two rows.
     """
     check_net(net)
     check_x(net, x)
+    if min(batch, len(x)) < 2:
+        raise ValueError(f"{len(x)} rows in batches of {batch}: BatchNorm needs two rows in one")
     gen = generator(seed, "batchnorm", "augment", device=device_of(net))
     parts = (to_device(part, device_of(net)) for part in x.split(batch) if len(part) > 1)
     modes = [(module, module.training) for module in net.modules()]

@@ -40,6 +40,8 @@ def check_x(net: Attached, x: Any) -> None:
 
 def check_y(net: Attached, x: Any, y: Tensor) -> None:
     """Raise ValueError unless y fits the network's likelihood and x."""
+    if not isinstance(y, Tensor):
+        raise ValueError(f"y is a {type(y).__name__}, needs a tensor: torch.as_tensor(y)")
     net.likelihood.check(y, rows(x), net.spec.classes)
 
 
@@ -54,7 +56,10 @@ def check_masks(net: Attached, masks: Sequence[Tensor], lead: tuple[int, ...]) -
         raise ValueError(f"{len(masks)} masks given, the network has {len(net.sites)} sites")
     for mask, site in zip(masks, net.sites, strict=True):
         want = (*lead, site.width) if site.tokens is None else (*lead, site.tokens, site.width)
-        if mask.shape != want and (site.tokens is None or mask.shape[-1] != site.width):
+        shape = tuple(mask.shape)
+        if site.tokens and len(shape) == len(want) and 0 < shape[-2] <= site.tokens:
+            shape = (*shape[:-2], site.tokens, shape[-1])  # a batch may have fewer tokens
+        if shape != want:
             raise ValueError(f"mask of {site.name!r} has shape {tuple(mask.shape)}, needs {want}")
         if net.method.binary and not ((mask == 0) | (mask == 1)).all():
             raise ValueError(f"mask of {site.name!r} holds values other than 0 and 1")

@@ -19,9 +19,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import schedule as schedules
-from .attach import Attached
+from .attach import Attached, unmoved
 from .checks import check_net, check_samples, check_x, check_y
-from .masked_pass import Pass, masked_pass, without_gradient
+from .masked_pass import Pass, masked_pass
 from .noise import Noise, derive, generator
 from .predict import noise_for, predict
 from .save import check_same, describe, load_state, read, write_atomically
@@ -32,6 +32,7 @@ LEARNING_RATES = {"backbone": 1e-3, "masks": 1e-3, "log_z": 1e-2}
 Batches = tuple[Any, Tensor] | Iterable
 
 
+@torch.random.fork_rng()  # the caller's random state stays his: a loader may draw from it
 def fit(
     net: Attached,
     train: Batches,
@@ -76,9 +77,12 @@ def fit(
     """
     check_net(net)
     check_samples(samples)
+    if batch < 1:
+        raise ValueError(f"batch is {batch}, needs to be at least 1")
+    seed = int(seed)
     net.to(pick_device(device))
     train, n = prepare(net, train, "train")
-    valid = None if valid is None else prepare(net, valid, "valid")[0]
+    valid, valid_n = (None, 0) if valid is None else prepare(net, valid, "valid")
     if not isinstance(train, tuple):
         batch = 0  # an iterable brings its own batches
     rates = learning_rates(lr)
@@ -90,16 +94,19 @@ def fit(
         raise ValueError(
             f"{net.method.name} has no mask parameters: nothing to train, backbone=False"
         )
-    about = describe(net) | {"run": dict(seed=seed, batch=batch, n=n, lr=rates, backbone=backbone)}
-    steps = epochs * schedules.count(train, n, batch) if schedule else 0
+    per_epoch = schedules.count(train, n, batch) if batch or schedule else None
+    steps = epochs * per_epoch if schedule else 0
     moving = {"optimizers": optimizers, "schedulers": schedules.make(schedule, optimizers, steps)}
-    about["run"] |= {"steps": steps} if schedule else {}  # where the schedule ends
+    about = describe(net) | {"run": dict(
+        seed=seed, batch=batch, n=n, lr=rates, backbone=backbone, bf16=bf16, valid=valid_n,
+        samples=samples if valid_n else None, augment=name_of(augment),
+        optimizers=[name_of(type(o)) for o in optimizers.values()],
+        schedule=name_of(schedule), steps=steps,  # where the schedule ends
+    )}  # fmt: skip
     state = resume(net, moving, checkpoint, about)
     run_pass = torch.compile(masked_pass) if compile else masked_pass
     cast = torch.autocast(device_of(net).type, torch.bfloat16, enabled=bf16)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng())  # for the model's own dropout, restored after
-        stack.enter_context(modes(net, backbone))
+    with modes(net, backbone):
         for epoch in range(len(state["history"]), epochs):
             if stopped(state, patience, valid):
                 break
@@ -107,7 +114,7 @@ def fit(
             torch.manual_seed(derive(seed, "epoch", epoch))
             bar = tqdm(
                 ordered(train, batch, seed, epoch), desc=f"epoch {epoch + 1}/{epochs}",
-                total=-(-n // batch) if batch else None, leave=False, disable=not progress,
+                total=per_epoch, leave=False, disable=not progress,
             )  # fmt: skip
             row = one_epoch(net, bar, moving, run_pass, augment, n, (seed, epoch), cast)
             if valid is not None:
@@ -171,16 +178,21 @@ class Run:
         *,
         repeat: int = 1,
         masks: list[Tensor | None] | None = None,
+        still: bool = False,
         forward_only: bool = False,
     ) -> Pass:
         """source: which policy draws, as in `masked_pass`. draw: number of the noise.
         repeat: copies of the batch folded into it, a mask each; row s·B + b is copy s of row b.
         masks: one a site to impose, None where the site draws its own.
-        forward_only: no gradient, no buffer moved (BatchNorm uses its running statistics)."""
+        still: no buffer moves, for passes beside the one that trains the backbone; BatchNorm
+        normalises by the batch there too. forward_only: no gradient either."""
         x, y = (self.x, self.y) if repeat == 1 else repeat_rows((self.x, self.y), repeat)
-        run_pass = without_gradient if forward_only else self.run_pass
-        noise = self.noise(draw, repeat)
-        return run_pass(self.net, x, y, masks=masks, noise=noise, source=source)
+        how = dict(masks=masks, noise=self.noise(draw, repeat), source=source)
+        if not (still or forward_only):
+            return self.run_pass(self.net, x, y, **how)
+        recorded = torch.no_grad() if forward_only else contextlib.nullcontext()
+        with unmoved(self.net.model), recorded:
+            return masked_pass(self.net, x, y, **how)
 
 
 def predictive_nll(net: Attached, data: Batches, samples: int, seed: int = 0) -> float:
@@ -196,14 +208,15 @@ def predictive_nll(net: Attached, data: Batches, samples: int, seed: int = 0) ->
 
 def ordered(data: Batches, batch: int, seed: int, epoch: int) -> Iterator[tuple[Any, Tensor]]:
     """The batches of one epoch: tensors in an order drawn from (seed, epoch), iterables as they
-    come. A last batch of one row is left out, since BatchNorm cannot train on it."""
+    come. A last batch of one row is left out, since BatchNorm cannot train on it, unless one was
+    asked for."""
     if not isinstance(data, tuple):
         yield from data
         return
     x, y = data
     order = torch.randperm(len(y), generator=generator(seed, "order", epoch)).to(y.device)
     for index in order.split(batch):
-        if len(index) > 1 or len(y) == 1:
+        if len(index) > 1 or batch == 1 or len(y) == 1:
             yield tree_map(lambda t, index=index: t[index], x), y[index]
 
 
@@ -242,7 +255,12 @@ def learning_rates(lr: Mapping[str, float] | None) -> dict[str, float]:
     unknown = set(lr or {}) - set(LEARNING_RATES)
     if unknown:
         raise ValueError(f"lr names {sorted(unknown)}; the groups are {sorted(LEARNING_RATES)}")
-    return LEARNING_RATES | dict(lr or {})
+    return LEARNING_RATES | {name: float(rate) for name, rate in (lr or {}).items()}
+
+
+def name_of(thing: Any) -> str | None:
+    """How a checkpoint tells apart what it cannot hold: by name."""
+    return thing if isinstance(thing, str | None) else getattr(thing, "__qualname__", repr(thing))
 
 
 def adam(params: list, lr: float) -> torch.optim.Optimizer:

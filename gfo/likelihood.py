@@ -53,8 +53,8 @@ class Categorical:
             raise ValueError(f"{len(self.weights)} class weights, the network has {classes} logits")
         if y.dim() != 1 or len(y) != batch:
             raise ValueError(f"y has shape {tuple(y.shape)}, needs ({batch},): one label a row")
-        if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-            raise ValueError(f"y has dtype {y.dtype}, needs integer labels: use y.long()")
+        if y.dtype != torch.int64:
+            raise ValueError(f"y has dtype {y.dtype}, needs integer labels, int64: use y.long()")
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= classes:
             raise ValueError(

@@ -123,16 +123,16 @@ class UnitNet(nn.Module):
         self.out = nn.Parameter(torch.zeros(width, hidden))  # v; zero starts as dropout 0.5
         self.bias = nn.Parameter(torch.zeros(width))  # b
 
-    def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        """(..., n), (..., C) -> logits (..., C), every unit at once."""
+    def forward(self, start: Tensor, mask: Tensor) -> Tensor:
+        """What `read` gives (..., H) and a mask (..., C) -> logits (..., C), all units at once."""
         added = mask.unsqueeze(-1) * self.kept  # (..., C, H)
-        state = self.read(inputs).unsqueeze(-2) + added.cumsum(-2) - added
+        state = start.unsqueeze(-2) + added.cumsum(-2) - added
         return (F.silu(state) * self.out).sum(-1) + self.bias
 
     @torch.no_grad()
-    def draw(self, inputs: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """A mask (..., C), drawn unit after unit, and its logits (..., C)."""
-        state, bits, logits = self.read(inputs), [], []
+    def draw(self, state: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """A mask (..., C), drawn unit after unit given `state` (..., H), and its logits."""
+        bits, logits = [], []
         for i in range(len(self.kept)):
             logits.append((F.silu(state) * self.out[i]).sum(-1, keepdim=True) + self.bias[i])
             bits.append(draw(logits[-1], slice(i, i + 1)))
@@ -151,12 +151,13 @@ class UnitwisePolicy(LayerwisePolicy):
         self, layer: int, context: Context, mask: Tensor | None, draw: Draw | None = None
     ) -> tuple[Tensor, Tensor]:
         """(mask, logits) at one site; the logits are those given the mask's own earlier units."""
-        inputs, net = self.inputs(context), self.nets[layer]
+        net = self.nets[layer]
+        start = net.read(self.inputs(context))
         if mask is None:
-            mask, logits = net.draw(inputs, draw)
+            mask, logits = net.draw(start, draw)
             if not torch.is_grad_enabled():
                 return mask, logits  # scoring again would hold (B, C, H) numbers at once
-        return mask, net(inputs, mask)
+        return mask, net(start, mask)
 
 
 class FixedPolicy(nn.Module):

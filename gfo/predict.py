@@ -20,7 +20,9 @@ from .noise import Noise, draw_noise, generator
 from .prefix import Prefix, Repeated
 from .tree import device_of, leaves, row_slice, rows, to_device, tree_map
 
-ROWS = 256  # inputs a block: noise is drawn a block at a time, so it cannot depend on chunking
+# Inputs a block: noise is drawn a block at a time, so that it cannot depend on chunking. Fewer
+# where the noise of a block would pass these bytes.
+ROWS, NOISE = 256, 2**30
 # Bytes of the largest activation that one folded pass may take. A GPU wants many rows at once; on a
 # CPU larger tensors leave the cache, and their memory goes back to the system after every pass.
 MEMORY, MEMORY_CPU = 64 * 2**20, 4 * 2**20
@@ -110,23 +112,30 @@ def sample_logits(
     check_net(net)
     check_x(net, x)
     if masks is not None:
-        samples = len(masks[0])
+        samples = len(masks[0]) if len(masks) else 0
         masks = check_masks(net, masks, (samples, rows(x)))
     elif samples > 1 and not net.method.stochastic:
         one = sample_logits(net, x, 1, seed=seed, memory=memory)
         return one.expand(samples, -1, -1)  # (1, B, K) -> (S, B, K)
     device, blocks = device_of(net), []
     memory = memory or (MEMORY_CPU if device.type == "cpu" else MEMORY)
+    step = block_rows(net, samples)
     with untouched(net):
-        for block, start in enumerate(range(0, rows(x), ROWS)):
-            part = to_device(row_slice(x, start, ROWS), device)
+        for block, start in enumerate(range(0, rows(x), step)):
+            part = to_device(row_slice(x, start, step), device)
             if masks is not None:
-                given = to_device([m[:, start : start + ROWS] for m in masks], device)
+                given = to_device([m[:, start : start + step] for m in masks], device)
                 draws: dict[str, Any] = {"masks": given}
             else:
                 draws = {"noise": _test_noise(net, samples, rows(part), seed, block)}
             blocks.append(_block_logits(net, part, samples, draws, memory))
     return torch.cat(blocks, 1).to(leaves(x)[0].device)
+
+
+def block_rows(net: Attached, samples: int) -> int:
+    """Inputs a block of a prediction from so many masks."""
+    bits = sum(site.width * (site.tokens or 1) for site in net.sites)
+    return max(1, min(ROWS, NOISE // (4 * samples * bits)))
 
 
 def _block_logits(net: Attached, x: Any, samples: int, draws: dict, memory: int) -> Tensor:

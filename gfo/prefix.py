@@ -65,7 +65,8 @@ class Prefix:
         def keep(module: nn.Module, original):
             def forward(*args, **kwargs):
                 output = original(*args, **kwargs)
-                self.kept.setdefault(module, []).append(output)
+                # a copy: what the model does to its output in place, it does again on replay
+                self.kept.setdefault(module, []).append(output.clone())
                 return output
 
             return forward

@@ -70,8 +70,12 @@ def check_same(there: dict, here: dict, path: str | Path) -> None:
     """ValueError naming the first entry in which a file and this network differ."""
     for key in here | there:
         one, other = (side.get(key, "the default") for side in (there, here))
-        if one != other:
-            raise ValueError(f"{str(path)!r} holds another {key}: {one} there, {other} here")
+        if one == other:
+            continue
+        if isinstance(one, dict) and isinstance(other, dict):  # the entries that differ
+            names = [n for n in one | other if one.get(n) != other.get(n)]
+            one, other = ({n: side.get(n) for n in names} for side in (one, other))
+        raise ValueError(f"{str(path)!r} holds another {key}: {one} there, {other} here")
 
 
 def load_state(net: Attached, state: dict, path: str | Path) -> None:

@@ -37,4 +37,7 @@ def make(
 
 def count(train, n: int, batch: int) -> int:
     """Training steps an epoch, for (x, y) tensors of n rows or an iterable of batches."""
-    return math.ceil(n / batch) if isinstance(train, tuple) else sum(1 for _ in train)
+    if not isinstance(train, tuple):
+        return sum(1 for _ in train)
+    odd_row = batch > 1 and n % batch == 1  # `fit` leaves out a last batch of one row
+    return max(1, math.ceil(n / batch) - odd_row)

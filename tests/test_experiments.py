@@ -7,7 +7,7 @@ import torch
 
 import gfo
 from gfo import records
-from gfo.experiments import adaptation, cifar
+from gfo.experiments import adaptation, cifar, rotation
 from gfo.experiments.job import Job
 from gfo.registry import METHODS
 from gfo.run import run
@@ -59,6 +59,30 @@ def test_the_record_holds_every_shift(method, tiny, tmp_path):
     assert again.equals(found)  # nothing ran twice
 
 
+def test_validation_stops_the_training_and_batchnorm_sees_no_test_image(tiny, monkeypatch):
+    config = cifar.Cifar.configs("digits", "gflowout", "quick")[0]
+    job = Job("digits", "gflowout", 0, config, progress=False)
+    splits, seen = job.splits(), []
+    fit, reestimate = rotation.fit, cifar.reestimate
+
+    def watched_fit(net, train, valid, **how):
+        seen.append((train, valid))
+        return fit(net, train, valid, **how)
+
+    def watched_reestimate(net, x, **how):
+        seen.append(x)
+        return reestimate(net, x, **how)
+
+    monkeypatch.setattr(rotation, "fit", watched_fit)
+    monkeypatch.setattr(cifar, "reestimate", watched_reestimate)
+    net, _ = rotation.fitted(splits, job)
+    cifar.settle(net, splits, job)
+    (train, valid), images = seen
+    for part, kept in ((train, splits.train), (valid, splits.valid)):
+        assert all(torch.equal(a, b) for a, b in zip(part, kept, strict=True))
+    assert torch.equal(images, splits.train[0][: len(images)])
+
+
 def test_sets_that_are_not_there_are_named_and_the_rest_runs(monkeypatch):
     def gone(root, n, gen):
         raise FileNotFoundError("SVHN is not complete")
@@ -76,10 +100,11 @@ def test_adaptation_starts_from_the_noisy_network_or_from_nothing(tiny, tmp_path
     config = adaptation.Adaptation.configs("digits", "random", "quick")[0]
     config |= {"labels": [50, 100], "clean_epochs": 1, "epochs": 1}
     job = Job("digits", "random", 0, config, checkpoint=tmp_path / "a" / "run.pt", progress=False)
-    starts, fit = [], adaptation.fit
+    starts, fit, labels = [], adaptation.fit, job.splits().train[1]
 
     def watched(net, data, *args, **kwargs):
         starts.append((net.model.fc.weight.detach().clone(), len(data[1]), kwargs["lr"]))
+        assert torch.equal(data[1], labels[: len(data[1])])  # the true ones
         return fit(net, data, *args, **kwargs)
 
     monkeypatch.setattr(adaptation, "fit", watched)

@@ -1,5 +1,6 @@
 """Training: exact resume, determinism, early stopping, frozen backbones."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import gfo
+from gfo.fit import predictive_nll
 
 
 def problem(n=96):
@@ -117,16 +119,20 @@ def test_one_cycle_goes_up_and_down_in_every_group_and_ends_near_zero():
 
 def test_same_seed_same_weights_other_seed_others():
     data, ends = problem(), []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed + 100)  # the caller's own randomness must not matter
+    for seed, other in ((0, 100), (0, 101), (1, 100)):
         net = fresh()
+        torch.manual_seed(other)  # the caller's own randomness must not matter
         gfo.fit(net, data, **HOW | {"seed": seed})
         ends.append(weights(net))
     assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
 
 
-def test_fit_leaves_the_callers_random_state_alone():
+@pytest.mark.parametrize("shuffles", [False, True])
+def test_fit_leaves_the_callers_random_state_alone(shuffles):
     net, data = fresh(), problem()
+    if shuffles:
+        pairs = torch.utils.data.TensorDataset(*data)
+        data = torch.utils.data.DataLoader(pairs, batch_size=32, shuffle=True)
     torch.manual_seed(5)
     want = torch.rand(3)
     torch.manual_seed(5)
@@ -143,7 +149,7 @@ def test_early_stopping_restores_the_best_weights():
     )
     best = history["valid_nll"].idxmin()
     assert len(history) == best + 3 < 50
-    nll = gfo.fit.__globals__["predictive_nll"](net, flipped, 20, HOW["seed"])
+    nll = predictive_nll(net, flipped, 20, HOW["seed"])
     assert nll == pytest.approx(history["valid_nll"][best], abs=1e-6)
 
 
@@ -164,9 +170,76 @@ def test_frozen_backbone_trains_masks_and_moves_nothing_else():
 def test_batchnorm_statistics_move_once_a_step():
     torch.manual_seed(0)
     x, y = torch.randn(24, 3, 6, 6), torch.arange(24) % 4
-    net = gfo.attach(Net(), ["stem.2", "bn"], gfo.GFlowOut(theta="q"), x[:2])
-    gfo.fit(net, (x, y), (x, y), epochs=2, batch=8, progress=False)
-    assert net.model.bn.num_batches_tracked == 6
+    for method in (gfo.GFlowOut(), gfo.GFlowOut(theta="q"), gfo.GFlowOut(masks=2)):
+        net = gfo.attach(Net(), ["stem.2", "bn"], method, x[:2])
+        gfo.fit(net, (x, y), epochs=2, batch=8, progress=False)  # the last weights stay
+        assert net.model.bn.num_batches_tracked == 6
+
+
+def test_every_step_draws_its_own_noise_augmentation_and_order(monkeypatch):
+    seen, loss = {"noise": [], "augment": [], "order": []}, gfo.GFlowOut.loss
+
+    def watched(self, run, n):
+        seen["noise"].append(run.noise().units[0])
+        seen["order"].append(run.y)
+        return loss(self, run, n)
+
+    def augment(x, gen):
+        seen["augment"].append(torch.rand(4, generator=gen))
+        return x
+
+    monkeypatch.setattr(gfo.GFlowOut, "loss", watched)
+    gfo.fit(fresh(), problem(64), augment=augment, **HOW | {"epochs": 2})
+    for draws in seen.values():
+        assert len(draws) == 4
+        assert not any(torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
+
+
+def test_batches_of_one_row_are_taken_if_asked_for_and_left_out_if_left_over():
+    def steps(n, batch, **how):
+        net = fresh("random")
+        rates = []
+
+        def make(name, params):
+            optimizer = torch.optim.SGD(params, lr=0.1)
+            optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+            return optimizer
+
+        gfo.fit(net, problem(n), optimizer=make, **HOW | {"batch": batch} | how)
+        return rates
+
+    assert len(steps(3, 1)) == 12 and len(steps(1, 8)) == 4 and len(steps(33, 32)) == 4
+    rates = steps(33, 32, schedule="one-cycle", epochs=10)
+    assert len(rates) == 10 and rates[-1] < 0.1 * max(rates)  # the cycle comes down
+    with pytest.raises(ValueError, match="batch is 0"):
+        steps(3, 0)
+
+
+def test_a_checkpoint_of_a_run_with_other_settings_is_refused_by_name(tmp_path):
+    data, how = problem(), HOW | {"checkpoint": tmp_path / "run.pt"}
+
+    def sgd(name, params):
+        return torch.optim.SGD(params, lr=0.01, momentum=0.9)
+
+    gfo.fit(fresh(), data, data, **how | {"epochs": 1})
+    for other, entry in (
+        ({"valid": None}, "valid"), ({"bf16": True}, "bf16"), ({"optimizer": sgd}, "optimizers"),
+        ({"augment": jitter}, "augment"), ({"samples": 3}, "samples"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"another run: {{.*'{entry}'"):
+            gfo.fit(fresh(), data, **{"valid": data} | how | other)
+    assert len(gfo.fit(fresh(), data, data, **how)) == HOW["epochs"]
+
+
+def test_numbers_of_numpy_make_files_that_can_be_read(tmp_path):
+    torch.manual_seed(0)
+    method = gfo.GFlowOut(temperature=np.float64(1.5), hidden=np.int64(8))
+    net = gfo.attach(*toy_model(), method, torch.randn(2, 6))
+    gfo.save(net, tmp_path / "net.pt")
+    assert gfo.load(tmp_path / "net.pt", toy_model()[0]).method.config == net.method.config
+    how = HOW | {"seed": np.int64(3), "lr": {"backbone": np.float64(1e-2)}}
+    for epochs in (1, 2):
+        gfo.fit(net, problem(), checkpoint=tmp_path / "run.pt", **how | {"epochs": epochs})
 
 
 def test_tensors_and_batches_of_them_agree_on_one_full_batch():

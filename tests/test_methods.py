@@ -118,7 +118,7 @@ def test_a_bare_call_and_predict_are_repeatable_and_leave_no_trace(name, make):
 def test_fit_moves_what_it_should_and_detach_keeps_the_backbone(name, make):
     net, data = make(name), points() if make is mlp else images()
     before = weights(net)
-    history = gfo.fit(net, data, data, **HOW)
+    history = gfo.fit(net, data, **HOW)  # no validation: the last weights stay
     assert len(history) == 3 and history.drop(columns="epoch").notna().all().all()
     after = weights(net)
     still = [k for k in before if torch.equal(before[k], after[k])]
@@ -440,6 +440,8 @@ def test_pseudo_passes_keep_earlier_masks_flip_one_site_and_leave_no_trace():
     spy.noise = run.noise
     out = run(source="q")
     before, tracked = weights(net), int(net.model.bn.num_batches_tracked)
+    same = run(source="q", masks=out.masks, forward_only=True)  # one function in both passes
+    torch.testing.assert_close(net.method.cost(same), net.method.cost(out))
     surrogate = arm(spy, out, net.method.cost)
     assert equal(before, weights(net)) and tracked == 1 and net.model.bn.training
     assert torch.equal(surrogate.detach(), torch.zeros(len(x)))  # its value is 0

@@ -80,7 +80,35 @@ def sly_case():
     return Sly(), ["site"], torch.randn(5, 6)
 
 
-@pytest.mark.parametrize("case", [mlp_case, image_case, shortcut_case, token_case, sly_case])
+def in_place_case():
+    """A prefix output that is changed in place in front of the first site, and read past it."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.fc = nn.LayerNorm(6), nn.Linear(6, 6)
+
+        def forward(self, h):
+            return h + self.fc(self.norm(h))
+
+    class Embedded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.one, self.two = nn.Linear(6, 6), Block(), Block()
+            self.out = nn.Linear(6, 3)
+
+        def forward(self, x):
+            h = self.embed(x)
+            h += 1.0
+            return self.out(self.two(self.one(h)))
+
+    return Embedded(), ["one.fc", "two.fc"], torch.randn(5, 6)
+
+
+CASES = [mlp_case, image_case, shortcut_case, token_case, sly_case, in_place_case]
+
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("memory", [1, 10**9])
 def test_predict_equals_the_plain_loop(case, memory):
     torch.manual_seed(0)

@@ -119,7 +119,8 @@ def weighted_nll(prob: np.ndarray, y: Tensor, weights: list[float]) -> float:
 class IcuTune:
     """One record a method: `tune_nll` holds, for each point of its space, the class-weighted
     negative log-likelihood (nats) of the validation hospitals, mean over splits that are not
-    reported. Test hospitals are not touched."""
+    reported. The test hospitals of these splits are not touched; they may test in the reported
+    ones, and the reverse, for all methods alike."""
 
     baselines = ("logistic",)
     methods = (*baselines, *tune.SPACES)

@@ -60,7 +60,9 @@ class Method(nn.Module):
         if not 0 <= random <= 1:
             raise ValueError(f"random is {random}, needs to be a probability in [0, 1]")
         self.temperature, self.random, self.rescale = temperature, random, rescale
-        self.config = dict(temperature=temperature, random=random, rescale=rescale, **config)
+        config = dict(temperature=temperature, random=random, rescale=rescale) | config
+        # plain numbers, which any file holds, for those of NumPy
+        self.config = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in config.items()}
         self.q: nn.Module | None = None
         self.p: nn.Module | None = None
         self.log_z: nn.Module | None = None
@@ -136,7 +138,8 @@ class Method(nn.Module):
         keep-probability itself stands in for the mask."""
         if source == "mean":
             return torch.sigmoid(logits)
-        logits = logits.detach()  # a comparison has no gradient: record none on the way to it
+        # a comparison has no gradient: record none on the way to it. In float32, as it is scored
+        logits = logits.detach().float()
         if source != "train":
             return (units < torch.sigmoid(logits)).float()
         keep = torch.sigmoid(logits / self.temperature)

@@ -129,8 +129,9 @@ class GFlowOut(Method):
 
     def loss(self, run, n):
         objective = OBJECTIVES[self.objective]
-        out = run(source=objective.source, repeat=self.masks)
-        under = out if self.theta == "q~" else run(source="q", draw=1)
+        twice = self.theta == "q"
+        out = run(source=objective.source, repeat=self.masks, still=twice)
+        under = run(source="q", draw=1) if twice else out
         log_p = out.log_p
         terms = self.terms(out, self.log_reward(out.log_lik, log_p.detach(), n))
         parts = {"nll": -under.log_lik.mean(), self.objective: objective.loss(terms).mean()}
