@@ -18,6 +18,16 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float
     return np.mean(values) - half, np.mean(values) + half
 
 
+def shared(frame: pd.DataFrame) -> pd.DataFrame:
+    """The records, as `records.read` gives them, of the seeds that every method in them has, so
+    that means over seeds compare like with like; none where that is one seed or less."""
+    if frame.empty:
+        return frame
+    methods = frame.groupby("seed")["method"].nunique()
+    seeds = methods.index[methods == frame["method"].nunique()]
+    return frame[frame["seed"].isin(seeds if len(seeds) > 1 else [])]
+
+
 def paired(frame: pd.DataFrame, metric: str, reference: str = "random") -> pd.DataFrame:
     """Each method's `metric` minus that of `reference`, seed by seed: one row a method with n,
     difference, low, high (95 % t interval, not corrected for the number of rows).

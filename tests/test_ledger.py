@@ -7,7 +7,7 @@ import torch
 from scipy.stats import ttest_rel
 
 from gfo import ledger, records
-from gfo.compare import interval, paired, spread
+from gfo.compare import interval, paired, shared, spread
 from gfo.experiments.variations import CHANGES, variants
 
 
@@ -21,6 +21,13 @@ def frame(values: dict[str, list[float]]) -> pd.DataFrame:
             if value is not None
         ]
     )
+
+
+def test_shared_keeps_the_seeds_that_all_methods_have_if_there_are_two():
+    runs = [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2)]
+    frame = pd.DataFrame(runs, columns=["method", "seed"])
+    assert set(shared(frame)["seed"]) == {0, 1} and len(shared(frame)) == 4
+    assert shared(frame[frame["seed"] != 1]).empty and shared(frame[:0]).empty
 
 
 def test_paired_interval_is_scipys():
