@@ -3,8 +3,8 @@
 Under the reduced profile, made for one CPU core a run, the network is narrow and sees half the
 images for a few epochs. No method is tuned here: each has its defaults, but for SETTINGS.
 
-What the 27 reduced runs of nine methods and three seeds took, one thread each, two at a time on two
-CPU cores that compute in bfloat16: 3.9 h of one core, 2 h of both. A run: 3 minutes without dropout, 6
+What 27 reduced runs, nine methods and three seeds, took, one thread each, two at a time on two CPU
+cores that compute in bfloat16: 3.9 h of one core, 2 h of both. A run: 3 minutes without dropout, 6
 to 7 with one mask a step, 9 for the ensemble of three, 10 for mc-improved, 14 for contextual.
 """
 
