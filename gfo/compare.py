@@ -9,12 +9,20 @@ import pandas as pd
 from scipy.stats import t
 
 
-def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean of independent `values` (n,); infinite for n < 2."""
+def error(values: np.ndarray, share: float = 0.0) -> float:
+    """Standard error of the mean of `values` (n,), two or more. share: 0 if they are independent,
+    else test examples per training example of the splits that they come from (`gfo.resampled`)."""
+    return float(np.std(values, ddof=1) * np.sqrt(1 / len(values) + share))
+
+
+def interval(
+    values: np.ndarray, confidence: float = 0.95, share: float = 0.0
+) -> tuple[float, float]:
+    """Student's t interval of the mean of `values` (n,); infinite for n < 2. share: see `error`."""
     n = len(values)
     if n < 2:
         return -np.inf, np.inf
-    half = t.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
+    half = t.ppf((1 + confidence) / 2, n - 1) * error(values, share)
     return np.mean(values) - half, np.mean(values) + half
 
 

@@ -100,13 +100,12 @@ def measure(
         probs = net.likelihood.probs(sample_logits(net, images, samples))
         scores = evaluate(probs.mean(0), y)
         scores["accuracy_one_mask"] = evaluate(probs[0], y)["accuracy"]
-        found |= {name + suffix: round(value, 6) for name, value in scores.items()}
+        found |= {name + suffix: value for name, value in scores.items()}
     if isinstance(net, Attached):
-        nats = moved(net, x[:1000], y[:1000])
-        found |= {name: [round(v, 5) for v in sites] for name, sites in nats.items()}
+        found |= moved(net, x[:1000], y[:1000])
     best = pd.DataFrame([h.loc[h["valid_nll"].idxmin()] for h in histories]).mean()
     found["epochs"] = sum(map(len, histories))  # of all members
     found["best_epoch"] = round(best["epoch"])
     return found | {
-        f"train_{k}": round(float(best[k]), 6) for k in best.index if k not in ("epoch", "seconds")
+        f"train_{k}": float(best[k]) for k in best.index if k not in ("epoch", "seconds")
     }
