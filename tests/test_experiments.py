@@ -9,6 +9,7 @@ import gfo
 from gfo import records
 from gfo.experiments import adaptation, cifar, rotation
 from gfo.experiments.job import Job
+from gfo.recipe import recipe
 from gfo.registry import METHODS
 from gfo.run import run
 
@@ -141,3 +142,12 @@ def test_label_noise_is_the_same_for_every_method_and_spares_the_test():
     assert torch.equal(a.train[1], b.train[1]) and not torch.equal(a.train[1], c.train[1])
     assert a.test is splits.test and torch.equal(a.train[0], splits.train[0])
     assert 0.2 < float((a.valid[1] != splits.valid[1]).double().mean()) < 0.35
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_reduced_runs_compute_in_bfloat16_only_where_the_processor_does(monkeypatch, native):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: native, raising=False)
+    config = cifar.configuration("cifar10", "random", "reduced")
+    assert config["bf16"] and recipe(config, "cpu")["bf16"] is native
+    assert recipe({}, "cpu")["bf16"] is False

@@ -54,7 +54,7 @@ class Adaptation:
         noisy = with_noise(splits, config["noise"], job.seed)
         net, _ = fitted(noisy, job)
         wrong = (noisy.train[1] != splits.train[1]).double().mean()
-        found = {"wrong_labels": float(wrong)}
+        found = {"wrong_labels": float(wrong), "bf16": recipe(config, job.device)["bf16"]}
         found["noisy"] = tested(settled(net, splits, job), splits, job)
         for start in GENTLY:
             rows = []
@@ -99,7 +99,8 @@ def learn(noisy_net: Attached, start: str, count: int, splits: Splits, job: Job)
     checkpoint = job.checkpoint and job.checkpoint.with_suffix(f".{start}{count}.pt")
     fit(
         net, some, epochs=config["clean_epochs"], batch=config["batch"], lr=config["lr"], seed=seed,
-        device=job.device, checkpoint=checkpoint, progress=job.progress, **recipe(config),
+        device=job.device, checkpoint=checkpoint, progress=job.progress,
+        **recipe(config, job.device),
     )  # fmt: skip
     reestimate(net, some[0], augment=AUGMENTS[config["augment"]], seed=seed)
     return net

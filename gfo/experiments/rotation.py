@@ -63,7 +63,7 @@ def fitted(
             net, splits.train, splits.valid, epochs=config["epochs"], batch=config["batch"],
             patience=config["patience"], lr=config["lr"], seed=seed,
             samples=config.get("valid_samples", config["samples"]), device=job.device,
-            checkpoint=checkpoint, progress=job.progress, **recipe(config),
+            checkpoint=checkpoint, progress=job.progress, **recipe(config, job.device),
         )  # fmt: skip
 
     members = create(job.method, **config["method"]).members
