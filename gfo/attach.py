@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .likelihood import Categorical
 from .tokens import Tokens, features
-from .tree import call, device_of, leaves, rows, tree_map
+from .tree import call, device_of, leaves, rows, to_device, tree_map
 
 SMALL = 4096  # log Z reads x itself up to this many numbers an example
 
@@ -90,8 +90,19 @@ class SiteHook:
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         visitor = self.hub.visitor
+        if visitor is None and recomputing():
+            raise ValueError(
+                f"site {self.layer} runs again in the backward pass, without its mask: switch "
+                "activation checkpointing off where a site is inside"
+            )
         real = args[1] if isinstance(module, Tokens) and len(args) > 1 else None
         return None if visitor is None else visitor(self.layer, output, real)
+
+
+def recomputing() -> bool:
+    """Whether autograd is running a backward pass, in which checkpointed modules run again."""
+    task = getattr(torch._C, "_current_graph_task_id", None)
+    return task is not None and task() != -1
 
 
 class Attached(nn.Module):
@@ -206,6 +217,8 @@ def attach(
 def find_sites(model: nn.Module, sites: str | Sequence[str]) -> list[str]:
     """Resolve module names or one pattern against the model's modules."""
     known = [name for name, _ in model.named_modules() if name]
+    first = {module: name for name, module in model.named_modules()}
+    again = dict(model.named_modules(remove_duplicate=False))
     if isinstance(sites, str):
         found = [name for name in known if fnmatchcase(name, sites)]
         if not found:
@@ -213,6 +226,10 @@ def find_sites(model: nn.Module, sites: str | Sequence[str]) -> list[str]:
             raise ValueError(f"sites={sites!r} matches no module; nearest name: {near}")
         return found
     for name in sites:
+        if name in again and name not in known:
+            raise ValueError(
+                f"{name!r} is a second name of module {first[again[name]]!r}: use that"
+            )
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             raise ValueError(f"the model has no module {name!r}; nearest name: {near}")
@@ -241,6 +258,7 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
     """Run the example, once as it is and once doubled, and write down what the sites look like."""
     if not leaves(example) or rows(example) < 1:
         raise ValueError("example is empty: pass a batch of at least one input")
+    example = to_device(example, device_of(model))
     for name in axes:
         if name not in names:
             raise ValueError(f"axes names {name!r}, which is not a site; sites: {', '.join(names)}")
@@ -254,16 +272,25 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
     floats = features(example, any(site.tokens for site in sites))
     small = floats is not None and floats.shape[1] <= SMALL
     batch = rows(example)
-    largest = max(out.numel() for _, out in calls if isinstance(out, Tensor))
+    growing = (
+        one.numel()
+        for (_, one), (_, two) in zip(calls, double, strict=True)
+        if plain(one) and plain(two) and two.numel() == 2 * one.numel()
+    )
     return Spec(
         sites=sites,
         classes=pick(result, output).shape[1],
         shapes=tuple(tuple(t.shape[1:]) for t in leaves(example)),
         x_size=floats.shape[1] if small else None,
-        row_bytes=4 * -(-largest // batch),
+        row_bytes=4 * max(growing, default=0) // batch or 1,
         batched=batched_modules(calls, double, batch),
         output=output,
     )
+
+
+def plain(output: Any) -> bool:
+    """Whether it is a tensor with a shape, as the nested ones of a TransformerEncoder are not."""
+    return isinstance(output, Tensor) and not output.is_nested
 
 
 def trace(model: nn.Module, x: Any) -> tuple[Any, list[tuple[str, Any]]]:
@@ -319,6 +346,11 @@ def check_site(name: str, outputs: list) -> None:
             f"site {name!r} returns a {type(outputs[0]).__name__}, no tensor: choose a module "
             "whose output is a tensor, such as the dropout behind it"
         )
+    if outputs[0].is_nested:
+        raise ValueError(
+            f"site {name!r} returns a nested tensor: build nn.TransformerEncoder with "
+            "enable_nested_tensor=False"
+        )
 
 
 def describe(name: str, h: Tensor, axes: Sequence[str] | None) -> Site:
@@ -341,7 +373,8 @@ def batched_modules(calls: list, double: list, batch: int) -> tuple[str, ...]:
     verdict: dict[str, bool] = {}
     for (name, one), (_, two) in zip(calls, double, strict=True):
         grows = (
-            isinstance(one, Tensor)
+            plain(one)
+            and plain(two)
             and one.dim() > 0
             and one.shape[0] == batch
             and two.shape == (2 * batch, *one.shape[1:])

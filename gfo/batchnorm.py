@@ -11,7 +11,7 @@ from torch.optim.swa_utils import update_bn
 from .attach import Attached
 from .checks import check_net, check_x
 from .masked_pass import masked_pass
-from .noise import generator
+from .noise import derive, generator
 from .predict import noise_for
 from .tree import device_of, rows, to_device
 
@@ -29,6 +29,7 @@ class _UnderTest(nn.Module):
         masked_pass(self.net, x, noise=noise_for(self.net, rows(x), gen), source="test")
 
 
+@torch.random.fork_rng()  # a backbone's own dropout draws from torch's random state
 def reestimate(
     net: Attached,
     x: Tensor,
@@ -50,6 +51,7 @@ def reestimate(
         raise ValueError(f"{len(x)} rows in batches of {batch}: BatchNorm needs two rows in one")
     gen = generator(seed, "batchnorm", "augment", device=device_of(net))
     parts = (to_device(part, device_of(net)) for part in x.split(batch) if len(part) > 1)
+    torch.manual_seed(derive(seed, "batchnorm"))
     modes = [(module, module.training) for module in net.modules()]
     update_bn((augment(part, gen) if augment else part for part in parts), _UnderTest(net, seed))
     for module, mode in modes:

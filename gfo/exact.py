@@ -41,7 +41,7 @@ def score_all(net: Attached, x: Any, y: Tensor) -> Score:
     masks = all_masks([site.width for site in net.sites])
     count = len(masks[0])
     by_row = [
-        score(net, repeat_rows(row_slice(x, b, 1), count), y[b : b + 1].repeat(count), masks)
+        score(net, *repeat_rows(row_slice((x, y), b, 1), count), masks)  # (1, ...) -> (2^M, ...)
         for b in range(rows(x))
     ]
     columns = zip(*by_row, strict=True)
@@ -75,7 +75,7 @@ def local_modes(log_prob: Tensor, step: float = 1e-5) -> Tensor:
     """
     height = (log_prob.double() / step).round()
     count = height.shape[-1]
-    index = torch.arange(count)
+    index = torch.arange(count, device=height.device)
     flips = [index ^ (1 << i) for i in range(count.bit_length() - 1)]
     label = index.expand_as(height).clone()
     beaten = torch.stack([height[..., flip] > height for flip in flips]).any(0)

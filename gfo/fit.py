@@ -79,6 +79,8 @@ def fit(
     check_samples(samples)
     if batch < 1:
         raise ValueError(f"batch is {batch}, needs to be at least 1")
+    if patience < 1:
+        raise ValueError(f"patience is {patience} epochs, needs to be at least 1")
     seed = int(seed)
     net.to(pick_device(device))
     train, n = prepare(net, train, "train")

@@ -111,8 +111,11 @@ def layer_dependence(net: Attached, x: Any, y: Tensor, *, samples: int = 50, see
     """How much the masks of each later site tell of the earlier ones' effect, nats an example:
     Σ_i I(z_{l,i}; z_{<l} | x) under the test-time policy, estimated from `samples` prefixes (which
     loses about one part in `samples`); an upper bound on the dependence between layers. Zero for
-    independent layers. A unit-wise policy's dependence inside a layer counts too."""
+    independent layers. A unit-wise policy's dependence inside a layer counts too. ValueError for
+    a method without a policy."""
     name = net.method.test
+    if getattr(net.method, name) is None:
+        raise ValueError(f"{net.method.name} has no distribution over masks: no dependence to see")
     runs = list(passes(net, x, y, "test", samples, seed))
     found = []
     for layer in range(1, len(net.sites)):

@@ -65,8 +65,9 @@ def keep_probabilities(
 ) -> dict[str, list[Tensor]]:
     """Keep-probability of every unit for every example, averaged over sampled prefixes.
 
-    Returns "q" (prefixes and probabilities from q, label given) and "p" (the test-time policy),
-    where the method has them: one tensor a site, (B, C) or (B, T, C).
+    Returns, where the method has them, "q" (prefixes and probabilities from q, label given) and
+    "p" (probabilities from p, prefixes from whichever of the two tests): one tensor a site, (B, C)
+    or (B, T, C).
     """
     found = {}
     for name, source in (("q", "q"), ("p", "test")):

@@ -133,6 +133,10 @@ class Visitor:
             self.log_z = method.log_partition(self.log_z_features(context), context)
         self.log_flows.append(None if self.y is None else method.log_flow(layer, context))
         given = None if self.given is None else self.given[layer]
+        if given is not None and site.tokens and given.shape[1] != context.h.shape[1]:
+            raise ValueError(
+                f"mask of {site.name!r} has {given.shape[1]} tokens, x {context.h.shape[1]} there"
+            )
         units, explore = None, None
         if self.noise is not None:
             units, explore = self.noise.units[layer], self.noise.explore[:, layer : layer + 1]

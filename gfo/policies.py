@@ -48,6 +48,11 @@ def small_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(), last)
 
 
+def like_weights(inputs: Tensor, net: nn.Module) -> Tensor:
+    """`inputs` in the number format of a generator, whatever that of the backbone is."""
+    return inputs.to(next(net.parameters()).dtype)
+
+
 def align(part: Tensor, tokens: int | None, real: Tensor | None = None) -> Tensor:
     """Bring a mask or activation to one site's layout: kept where the token counts agree, else its
     mean over tokens (over the real ones), repeated for each token of the site."""
@@ -108,7 +113,8 @@ class LayerwisePolicy(nn.Module):
         self, layer: int, context: Context, mask: Tensor | None, draw: Draw | None = None
     ) -> tuple[Tensor, Tensor]:
         """(mask, logits) at one site; the mask is drawn where none is given."""
-        logits = self.nets[layer](self.inputs(context))
+        net = self.nets[layer]
+        logits = net(like_weights(self.inputs(context), net))
         return (draw(logits) if mask is None else mask), logits
 
 
@@ -152,7 +158,7 @@ class UnitwisePolicy(LayerwisePolicy):
     ) -> tuple[Tensor, Tensor]:
         """(mask, logits) at one site; the logits are those given the mask's own earlier units."""
         net = self.nets[layer]
-        start = net.read(self.inputs(context))
+        start = net.read(like_weights(self.inputs(context), net))
         if mask is None:
             mask, logits = net.draw(start, draw)
             if not torch.is_grad_enabled():
@@ -194,7 +200,8 @@ class LogZ(nn.Module):
 
     def forward(self, features: Tensor, y: Tensor) -> Tensor:
         """`features` (B, n): x flattened, or the stopped activation at the first site."""
-        return self.net(torch.cat([features, y], 1)).squeeze(1).float()  # (B, 1) -> (B,)
+        inputs = like_weights(torch.cat([features, y], 1), self.net)
+        return self.net(inputs).squeeze(1).float()  # (B, 1) -> (B,)
 
 
 POLICIES = Registry("policy")

@@ -112,7 +112,8 @@ def sample_logits(
     check_net(net)
     check_x(net, x)
     if masks is not None:
-        samples = len(masks[0]) if len(masks) else 0
+        samples = len(masks[0]) if len(masks) else samples
+        check_samples(samples)
         masks = check_masks(net, masks, (samples, rows(x)))
     elif samples > 1 and not net.method.stochastic:
         one = sample_logits(net, x, 1, seed=seed, memory=memory)

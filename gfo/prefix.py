@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .attach import Attached
-from .tree import call, tree_map
+from .tree import call, leaves, tree_map
 
 
 class Repeated(Tensor):
@@ -27,9 +27,10 @@ class Repeated(Tensor):
 
     @staticmethod
     def __new__(cls, rows: Tensor, times: int):
-        shape = (times * rows.shape[0], *rows.shape[1:])
+        one = torch.empty_strided(rows.shape, rows.stride(), dtype=rows.dtype, device="meta")
+        like = torch.cat([one] * times)  # in memory as the copies will lie
         how = dict(dtype=rows.dtype, device=rows.device, layout=rows.layout)
-        return Tensor._make_wrapper_subclass(cls, shape, **how)
+        return Tensor._make_wrapper_subclass(cls, like.shape, strides=like.stride(), **how)
 
     def __init__(self, rows: Tensor, times: int):
         self.rows, self.times, self.made = rows, times, None
@@ -40,6 +41,12 @@ class Repeated(Tensor):
             # (B, ...) -> (S·B, ...); unlike `repeat`, this keeps channels-last
             self.made = torch.cat([self.rows] * self.times)
         return self.made
+
+    def numpy(self, **how):
+        return self.whole().numpy(**how)  # no operator, so that it would not come by below
+
+    def tolist(self):
+        return self.whole().tolist()
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
@@ -54,46 +61,61 @@ class _Reached(Exception):
 
 
 class Prefix:
-    """The finished modules of one batch of B rows, ready to be replayed on S·B rows."""
+    """The finished modules of one batch of B rows, ready to be replayed on S·B rows.
+
+    kept: a module's calls in order; None where it has to run again, because it changed its input
+    in place or gave its input back. A call inside a kept one is not made again, so it is not here.
+    """
 
     def __init__(self, net: Attached, x: Any):
-        self.kept: dict[nn.Module, list[Tensor]] = {}
+        self.kept: dict[nn.Module, list[Tensor | None]] = {}
         if net.spec.batched and all(site.axes[0] == "B" for site in net.sites):
-            self._record(net, x)
-
-    def _record(self, net: Attached, x: Any) -> None:
-        def keep(module: nn.Module, original):
-            def forward(*args, **kwargs):
-                output = original(*args, **kwargs)
-                # a copy: what the model does to its output in place, it does again on replay
-                self.kept.setdefault(module, []).append(output.clone())
-                return output
-
-            return forward
-
-        def stop(layer: int, h: Tensor, real: Tensor | None) -> Tensor:
-            raise _Reached
-
-        modules = [net.model.get_submodule(name) for name in net.spec.batched if name]
-        with swapped({m: keep(m, m.forward) for m in modules}), net.visiting(stop):
-            with contextlib.suppress(_Reached):
-                call(net.model, x)
+            for module, output in finished(net, x):
+                self.kept.setdefault(module, []).append(output)
 
     def replay(self, times: int) -> contextlib.AbstractContextManager:
         """Inside the block the finished modules return their rows `times` times over."""
 
-        def give(module: nn.Module, outputs: list[Tensor], original):
+        def give(outputs: list[Tensor | None], original):
             waiting = iter(outputs)
 
             def forward(*args, **kwargs):
-                output = next(waiting, None)
-                if output is None:  # a module that runs again behind the first site
-                    return original(*args, **kwargs)
-                return Repeated(output, times)
+                output = next(waiting, None)  # none left: it runs again behind the first site
+                return original(*args, **kwargs) if output is None else Repeated(output, times)
 
             return forward
 
-        return swapped({m: give(m, outs, m.forward) for m, outs in self.kept.items()})
+        return swapped({m: give(outs, m.forward) for m, outs in self.kept.items()})
+
+
+def finished(net: Attached, x: Any) -> list[tuple[nn.Module, Tensor | None]]:
+    """Run the network up to its first site; the modules that returned, in order: see `Prefix`."""
+    log: list[tuple[nn.Module, Tensor | None]] = []
+
+    def keep(module: nn.Module, original):
+        def forward(*args, **kwargs):
+            start, given = len(log), leaves((args, kwargs))
+            before = [t._version for t in given]
+            output = original(*args, **kwargs)
+            if [t._version for t in given] != before or any(output is t for t in given):
+                log.append((module, None))
+                return output
+            del log[start:]
+            # a copy: what the model does to its output in place, it does again on replay
+            log.append((module, output.clone()))
+            return output
+
+        return forward
+
+    def stop(layer: int, h: Tensor, real: Tensor | None) -> Tensor:
+        raise _Reached
+
+    modules = [net.model.get_submodule(name) for name in net.spec.batched if name]
+    # Outside inference mode tensors count their changes. A copy of x: the model may change it.
+    with torch.inference_mode(False), torch.no_grad(), contextlib.suppress(_Reached):
+        with swapped({m: keep(m, m.forward) for m in modules}), net.visiting(stop):
+            call(net.model, tree_map(torch.clone, x))
+    return log
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ def describe(net: Attached) -> dict[str, Any]:
     """What must agree before weights may be loaded: plain data. The default likelihood goes
     unsaid, as in files that were written before there were others."""
     about = {"spec": _plain(net.spec), "method": net.method.name, "config": net.method.config}
-    said = repr(net.likelihood)
+    named = type(net.likelihood).__repr__ is not object.__repr__  # else it is an address
+    said = repr(net.likelihood) if named else type(net.likelihood).__qualname__
     return about if said == repr(Categorical()) else about | {"likelihood": said}
 
 

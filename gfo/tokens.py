@@ -17,7 +17,8 @@ class Tokens(nn.Module):
     under every policy, and no mean over tokens has padding in it.
     """
 
-    def forward(self, h: Tensor, real: Tensor | None = None) -> Tensor:
+    # positions only: a hook does not see keywords
+    def forward(self, h: Tensor, real: Tensor | None = None, /) -> Tensor:
         return h
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def leaves(x: Any) -> list[Tensor]:
-    """The tensors in `x`, in order."""
+    """The tensors in `x`, in order; of a dict in the order of its keys, not of their insertion."""
     if isinstance(x, Tensor):
         return [x]
     if isinstance(x, dict):
-        x = list(x.values())
+        x = [x[key] for key in sorted(x)]
     if isinstance(x, tuple | list):
         return [leaf for part in x for leaf in leaves(part)]
     return []
@@ -27,7 +27,8 @@ def tree_map(f: Callable[[Tensor], Tensor], x: Any) -> Any:
     if isinstance(x, dict):
         return {key: tree_map(f, part) for key, part in x.items()}
     if isinstance(x, tuple | list):
-        return type(x)(tree_map(f, part) for part in x)
+        parts = [tree_map(f, part) for part in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)  # a NamedTuple
     return x
 
 

@@ -13,7 +13,7 @@ from . import exact
 from .attach import Attached
 from .checks import check_net, check_x, check_y
 from .noise import generator
-from .tree import rows
+from .tree import rows, to_device
 
 
 class Truth(NamedTuple):
@@ -74,6 +74,7 @@ def figures(
 
     Without a log Z its place takes E_q[log R − log q], which is what VarGrad implies.
     """
+    log_q, log_reward, log_z = to_device((log_q, log_reward, log_z), "cpu")
     evidence = log_reward.logsumexp(1)
     log_post = log_reward - evidence[:, None]
     log_w = log_reward - log_q

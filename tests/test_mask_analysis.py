@@ -207,7 +207,7 @@ def test_a_copied_bit_counts_log_2(monkeypatch):
         for z in bits
     ]
     monkeypatch.setattr(mask_analysis, "passes", lambda *a, **k: iter(runs))
-    net = SimpleNamespace(method=SimpleNamespace(test="p"), sites=[0, 1])
+    net = SimpleNamespace(method=SimpleNamespace(test="p", p=True), sites=[0, 1])
     found = layer_dependence(net, None, None)
     assert found == pytest.approx([2 * math.log(2)], abs=1e-6)
 

@@ -105,7 +105,71 @@ def in_place_case():
     return Embedded(), ["one.fc", "two.fc"], torch.randn(5, 6)
 
 
-CASES = [mlp_case, image_case, shortcut_case, token_case, sly_case, in_place_case]
+class Wired(nn.Module):
+    """Modules a, act, site, out, put together by `wiring(self, x)`."""
+
+    def __init__(self, wiring, act):
+        super().__init__()
+        self.a, self.act, self.site, self.out = (
+            nn.Linear(6, 6),
+            act,
+            nn.Linear(6, 6),
+            nn.Linear(6, 3),
+        )
+        self.wiring = wiring
+
+    def forward(self, x):
+        return self.out(self.wiring(self, x))
+
+
+def in_place_module_case():
+    """A module changes its input, which is read past the site."""
+
+    def wiring(net, x):
+        h = net.a(x)
+        return h + net.site(net.act(h))
+
+    return Wired(wiring, nn.ReLU(inplace=True)), ["site"], torch.randn(5, 6)
+
+
+def same_object_case():
+    """A module gives its input back; what happens to one name happens to the other."""
+
+    def wiring(net, x):
+        h = net.a(x)
+        same = net.act(h)
+        s = net.site(h)
+        same.add_(1.0)
+        return h + s
+
+    return Wired(wiring, nn.Identity()), ["site"], torch.randn(5, 6)
+
+
+def shared_module_case():
+    """A module inside a finished one, and again behind the site."""
+
+    def wiring(net, x):
+        return net.act(net.site(net.enc(x)))
+
+    net = Wired(wiring, nn.ReLU())
+    net.enc = nn.Sequential(net.a, net.act)
+    return net, ["site"], torch.randn(5, 6)
+
+
+def channels_last_case():
+    """Rows that do not lie in memory as their shape says, flattened without a module."""
+
+    def wiring(net, x):
+        return net.site(net.a(x.flatten(1)))
+
+    x = torch.randn(5, 1, 3, 2).permute(0, 3, 1, 2)
+    return Wired(wiring, nn.ReLU()), ["site"], x
+
+
+CASES = [
+    mlp_case, image_case, shortcut_case, token_case, sly_case, in_place_case, in_place_module_case,
+    same_object_case, shared_module_case, channels_last_case,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -120,6 +184,22 @@ def test_predict_equals_the_plain_loop(case, memory):
     masks = [torch.rand(shape).round() for shape in shapes]
     got = gfo.predict(net, x, masks=masks, memory=memory)
     torch.testing.assert_close(got, plain_loop(net, x, masks), rtol=0, atol=1e-5)
+
+
+def test_a_model_that_changes_its_input_leaves_the_callers_alone():
+    torch.manual_seed(0)
+
+    def wiring(net, x):
+        return net.site(net.a(x.mul_(2.0))) + x
+
+    model, x = Wired(wiring, nn.ReLU()), torch.randn(5, 6)
+    net = gfo.attach(model, ["site"], gfo.RandomDropout(), x.clone())
+    masks = [torch.rand(20, 5, 6).round()]
+    before = x.clone()
+    got = gfo.predict(net, x, masks=masks)
+    assert torch.equal(x, before)
+    want = torch.stack([model.out(z * model.site(model.a(2 * x)) + 2 * x) for z in masks[0]])
+    torch.testing.assert_close(got, want.softmax(2).mean(0), rtol=0, atol=1e-5)
 
 
 def test_prediction_does_not_depend_on_chunking_and_rows_sum_to_one():
@@ -144,6 +224,19 @@ def test_rows_are_repeated_when_first_read_and_only_then():
     torch.testing.assert_close(one + 0, 2 * rows)
     maps = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
     assert (Repeated(maps, 2) + 0).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_rows_are_there_for_what_is_no_operator():
+    lengths = Repeated(torch.tensor([1, 2]), 2)
+    assert lengths.tolist() == [1, 2, 1, 2] and lengths.cpu().numpy().sum() == 6
+
+
+def test_inference_mode_changes_nothing():
+    model, sites, x = in_place_module_case()
+    net = gfo.attach(model, sites, "gflowout", x)
+    with torch.inference_mode():
+        inside = gfo.predict(net, x)
+    torch.testing.assert_close(inside, gfo.predict(net, x), rtol=0, atol=1e-6)
 
 
 def test_prefix_runs_once_and_modules_used_again_behind_the_site_still_compute():

@@ -112,6 +112,19 @@ def test_concrete_dropout_weighs_the_convolution_whose_channels_are_masked(order
             torch.testing.assert_close(gfo.sample_logits(net, x, masks=ones)[0], got)
 
 
+@pytest.mark.parametrize("width", [3, 4, 8, 16])
+def test_the_strided_shortcut_is_torchs_convolution_and_wide_ones_are_torchs_own(width):
+    module = gfo.models.resnet18(width=width, blocks=(1, 1))[0].layer2[0].downsample[0]
+    assert (type(module) is nn.Conv2d) is (width >= 16)
+    module.double()
+    x = torch.randn(4, width, 8, 8, dtype=torch.float64).to(memory_format=torch.channels_last)
+    got, weight = module(x), module.weight
+    want = nn.functional.conv2d(x.contiguous(), weight, stride=2)
+    torch.testing.assert_close(got, want)
+    (one,), (other,) = (torch.autograd.grad(t.square().sum(), weight) for t in (got, want))
+    torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_saves_and_predicts_on_it(name, tmp_path):
     net, data = small(name), images()

@@ -57,6 +57,7 @@ class ConcreteDropout(Method):
             relaxed=relaxed, consumers=dict(consumers or {}),
         )  # fmt: skip
         self.length_scale, self.relaxed = length_scale, relaxed
+        self.binary = not relaxed
         del self.config["random"], self.config["rescale"]
 
     def build(self, spec, model):

@@ -24,8 +24,10 @@ class IDGFlowOut(Method):
     """ID-GFlowOut (Liu et al., 2023, section 3.3): q(z) ≈ p(z | D) ∝ p(z) Π_i p(y_i | x_i, z).
 
     The paper writes one shared z in eq (7) and z_i in eq (10). This is eq (7): one mask a batch in
-    training, and at test time the same masks for every input. q(z_l | z_<l) reads earlier masks
-    only; p(z) is fixed; log Z is one number; log R = n·(batch mean of log p(y|x,z)) + log p(z).
+    training, and at test time the same masks for every input (where inputs pad, of the tokens that
+    some row of the batch has, so that there its companions matter). q(z_l | z_<l) reads earlier
+    masks only; p(z) is fixed; log Z is one number; log R = n·(batch mean of log p(y|x,z)) +
+    log p(z).
 
     The batch mean is an estimate, so the residual has a floor: n²·Var[log p(y_i|x_i,z)]/B nat²,
     millions for MNIST. It is reported beside the residual ("tb_floor"). The loss is residual²/n;
