@@ -31,7 +31,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
 
 linkcheck: book
-	$(BIN)/jupyter-book build _build/src --path-output _build/linkcheck --builder linkcheck
+	PYTHONPATH=. $(BIN)/jupyter-book build _build/src --path-output _build/linkcheck --builder linkcheck
 
 serve:
 	$(BIN)/python -m http.server --directory _build/html 8000

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from book.tools import toc
 from book.tools.check import check_site
@@ -70,8 +69,9 @@ def build_html() -> bool:
         shutil.rmtree(old, ignore_errors=True)
     STAMP.unlink(missing_ok=True)
     print("building the pages", flush=True)
-    # The tool beside this interpreter, whatever PATH says; the book's Sphinx extension is in ROOT.
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(SOURCE)]
+    # This interpreter's tool, wherever its scripts lie; the book's Sphinx extension is in ROOT.
+    tool = "from jupyter_book.cli.main import main; main(prog_name='jupyter-book')"
+    command = [sys.executable, "-c", tool, "build", str(SOURCE)]
     command += ["--path-output", str(ROOT), "-W", "-n", "--keep-going"]
     with LOG.open("w") as log:
         env = os.environ | {"PYTHONPATH": str(ROOT)}

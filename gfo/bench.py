@@ -92,6 +92,8 @@ def compare(
     """
     methods = list(METHODS if methods is None else methods)
     CASES[model], [METHODS[name] for name in methods]
+    if batch is not None and batch < 2:  # BatchNorm trains on no less
+        raise ValueError(f"batch is {batch}, needs to be at least 2")
     at = pick_device(device)
     if any(gpu.values()) and at.type == "cpu":
         raise ValueError("bf16, channels-last and compile are measured on a GPU, and there is none")
@@ -166,9 +168,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{option}", action="store_true", help="on a GPU only")
     a = parser.parse_args(argv)
     gpu = {k: True for k in ("bf16", "channels_last", "compile") if getattr(a, k)}
-    if a.threads:
-        torch.set_num_threads(a.threads)
     try:
+        if a.threads is not None:
+            if a.threads < 1:
+                raise ValueError(f"threads is {a.threads}, needs to be at least 1")
+            torch.set_num_threads(a.threads)
         tables = []
         for model in a.model:
             started = time.perf_counter()

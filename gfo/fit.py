@@ -248,9 +248,13 @@ def pick_device(device: str | torch.device) -> torch.device:
     """ "auto" is the GPU if there is one; ValueError for a GPU that is not there."""
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    try:
+        asked = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r} is none: auto, cpu, cuda or cuda:1, say") from None
+    if asked.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} asked for, but torch sees no CUDA: use device='auto'")
-    return torch.device(device)
+    return asked
 
 
 def learning_rates(lr: Mapping[str, float] | None) -> dict[str, float]:

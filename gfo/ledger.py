@@ -31,14 +31,14 @@ METHODS = {
 class Table(NamedTuple):
     """One of the paper's tables. setting: its column that names data. reference: the row that
     differences are taken to. scale: ours times this is in its unit. experiments: by setting, where
-    our records lie (experiment, data set) and what deviates. metrics: its columns, as ours; a
-    slash leads into a metric that is a dict."""
+    our records lie (experiment, or None where we have none, data set) and what deviates. metrics:
+    its columns, as ours; a slash leads into a metric that is a dict."""
 
     file: str
     setting: str | None
     reference: str
     scale: float
-    experiments: dict[str, tuple[str, str, str]]
+    experiments: dict[str, tuple[str | None, str, str]]
     metrics: dict[str, str]
 
 
@@ -65,7 +65,7 @@ TABLES = {
     ),
     "Table 2": Table(
         "table2_vqa", "test_set", "Concrete", 100,
-        {"Original": ("vqa", "vqa-v2", VQA), "Noisy": ("vqa", "vqa-v2", VQA)},
+        {"Original": (None, "vqa-v2", VQA), "Noisy": (None, "vqa-v2", VQA)},
         {f"accuracy_{kind}": f"accuracy_{kind}" for kind in ("all", "yes_no", "number", "other")},
     ),
     "Table 3": Table(
@@ -145,18 +145,23 @@ def entries(table: str, out: Path | None = None) -> pd.DataFrame:
     return rows
 
 
-def speaking(experiment: str, dataset: str, metric: str, out: Path | None) -> pd.DataFrame:
+def speaking(experiment: str | None, dataset: str, metric: str, out: Path | None) -> pd.DataFrame:
     """The records that speak for a row, with `metric` as column "value"."""
     column, *keys = metric.split("/")
-    for profile in PROFILES:
+    for profile in PROFILES if experiment else ():
         found = records.read(experiment, out, dataset=dataset, profile=profile)
+        # of the two cohorts of the ICU experiment the paper's is that of all stays
+        found = found[
+            [c.get("cohort", {}).get("min_hours", 0) == 0 for c in found.get("config", [])]
+        ]
         if len(found) and column in found:
             values = found[column]
             for key in keys:
                 values = values.map(lambda v, k=key: v.get(k) if isinstance(v, dict) else None)
+            values = values.map(lambda v: None if v is None else np.mean(v))  # of a run's splits
             if values.notna().any():
                 return found.assign(value=values)[values.notna()]
-    return pd.DataFrame(columns=["method", "seed", "value", "profile", "device"])
+    return pd.DataFrame(columns=["method", "seed", "value", "profile", "device", "config_hash"])
 
 
 def scores(block: pd.DataFrame, found: pd.DataFrame, about: Table, metric: str) -> pd.DataFrame:
@@ -167,6 +172,11 @@ def scores(block: pd.DataFrame, found: pd.DataFrame, about: Table, metric: str) 
     gaps = paired(values, "value", reference)
     rows = {}
     for method, group in values.groupby("method"):
+        if group["config_hash"].nunique() > 1:
+            raise ValueError(
+                f"{method} has records of {group['config_hash'].nunique()} configurations for one "
+                "row of the ledger: keep one"
+            )
         value = group["value"].to_numpy()
         row = {"ours": value.mean(), "n": len(value), "profile": group["profile"].iloc[0]}
         row["se"] = value.std(ddof=1) / np.sqrt(len(value)) if len(value) > 1 else np.nan

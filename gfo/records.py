@@ -87,17 +87,19 @@ def write(
 def read(experiment: str, out: Path | None = None, **only: Any) -> pd.DataFrame:
     """All records of an experiment, one row each, metrics as columns; `only` keeps rows where a
     column has one value, e.g. profile="full". Empty (no rows) where there are none."""
-    rows = []
-    for path in sorted((Path(out or RESULTS) / experiment).glob("*.json")):
-        record = json.loads(path.read_text())
-        missing = [key for key in KEYS if key not in record]
-        if missing:
-            raise ValueError(f"record {path.name} lacks {', '.join(missing)}: not made by gfo.run")
-        rows.append({k: v for k, v in record.items() if k != "metrics"} | record["metrics"])
-    frame = pd.DataFrame(rows)
+    paths = sorted((Path(out or RESULTS) / experiment).glob("*.json"))
+    frame = pd.DataFrame([read_one(path) for path in paths])
     for column, value in only.items():
         frame = frame[frame[column] == value] if len(frame) else frame
     return frame
+
+
+def read_one(path: Path) -> dict[str, Any]:
+    """One record, flat. ValueError where it lacks an entry."""
+    record = json.loads(path.read_text())
+    if missing := [key for key in KEYS if key not in record]:
+        raise ValueError(f"record {path.name} lacks {', '.join(missing)}: not made by gfo.run")
+    return {k: v for k, v in record.items() if k != "metrics"} | record["metrics"]
 
 
 def summary(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import joblib
 import pandas as pd
@@ -40,9 +42,10 @@ def run(
     """Run each (method, seed) of an experiment that has no record yet; return all their records.
 
     All names are checked before any work starts. A run that is stopped goes on from its last epoch
-    when called again. Several calls side by side, here or on machines that see the same `out` and
-    `scratch`, share the work: each run is claimed by one of them, and each call returns when all
-    are done. `out` is book/results by default. `force` redoes recorded runs.
+    when called again with the same source, `root` and `out`. Several calls side by side, here or on
+    machines that see the same `out` and `scratch`, share the work: each run is claimed by one of
+    them, and each call returns when all are done. `out` is book/results by default. `force` redoes
+    recorded runs from their beginning.
 
     jobs: runs at once, each a process with one torch thread; 1 runs here, with torch's own threads.
     engine: "processes" of this machine, or "dask": the workers at the address `scheduler`, or
@@ -51,11 +54,13 @@ def run(
     """
     task, work = EXPERIMENTS[experiment], budget(profile)
     methods, seeds = list(methods or task.methods), list(work.seeds if seeds is None else seeds)
-    dataset = dataset or work.dataset
+    dataset = data_set(task, dataset, work.dataset)
     plain = getattr(task, "baselines", ())  # rows of an experiment that are no dropout methods
-    DATASETS[dataset], [create(m) for m in methods if m not in plain], pick_device(device)
+    [create(m) for m in methods if m not in plain], pick_device(device)
+    if wrong := [s for s in seeds if s < 0]:
+        raise ValueError(f"seed {wrong[0]}: seeds are whole numbers from 0 on")
     check_engine(jobs, engine, scheduler)
-    out = Path(out or records.RESULTS).resolve()
+    out = writable(Path(out or records.RESULTS).resolve())
     grid = [
         dict(experiment=experiment, dataset=dataset, method=m, seed=s, profile=profile, config=c)
         for s in seeds
@@ -80,8 +85,29 @@ def run(
             label = f"{experiment} on {dataset}{what}"
             list(tqdm(done, desc=label, total=len(todo), disable=not progress))
         todo = missing()
-    found = records.read(experiment, out, dataset=dataset, profile=profile)
-    return found[found["method"].isin(methods) & found["seed"].isin(seeds)]
+    rows = [records.read_one(records.path_of(**identity, out=out)) for identity in grid]
+    return pd.DataFrame(rows)
+
+
+def writable(out: Path) -> Path:
+    """The folder, made where it is missing; ValueError where no record could be written there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return out
+    except OSError as error:
+        raise ValueError(f"out={str(out)!r} cannot be written to: {error.strerror}") from None
+
+
+def data_set(task: Any, asked: str | None, usual: str) -> str:
+    """The data set of a run: `asked` for, or the profile's `usual` one, or the first that the
+    experiment knows. ValueError for one that it does not know."""
+    known = getattr(task, "datasets", None) or tuple(DATASETS)
+    name = asked or (usual if usual in known else known[0])
+    if name not in known:
+        DATASETS[name]  # an unknown one has a nearest match
+        raise ValueError(f"no such experiment on {name!r}; known: {', '.join(known)}")
+    return name
 
 
 def check_engine(jobs: int, engine: str, scheduler: str | None) -> None:
@@ -98,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gfo.run", description=__doc__)
     parser.add_argument("experiment")
     parser.add_argument("--method", nargs="+", help="default: all the experiment names")
-    parser.add_argument("--dataset", help="default: the profile's")
+    parser.add_argument("--dataset", help="default: the profile's, or the experiment's first")
     parser.add_argument("--seed", nargs="+", type=int, help="default: the profile's")
     parser.add_argument("--profile", default="full")
     parser.add_argument("--device", default="auto")

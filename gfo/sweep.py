@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from . import records
+from .data.splits import data_root
 from .experiments.job import Job
 from .fit import pick_device
 
@@ -55,18 +56,33 @@ def one(identity: dict, how: How, force: bool, wait: bool) -> bool:
     if how.threads:
         torch.set_num_threads(how.threads)
     path = records.path_of(**identity, out=how.out)
-    checkpoint = how.scratch / f"{identity['experiment']}_{path.stem}.pt"
+    name = f"{identity['experiment']}_{path.stem}"
+    checkpoint = how.scratch / f"{name}.{origin(how)}.pt"
     how.scratch.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(checkpoint.with_suffix(".lock"), timeout=-1 if wait else 0):
+        with FileLock(how.scratch / f"{name}.lock", timeout=-1 if wait else 0) as lock:
+            if force:
+                clear(checkpoint)
             if force or not path.exists():  # another process may have been faster
                 measure(identity, how, checkpoint)
-            # one checkpoint a member of an ensemble; the lock's own file goes too
-            for left in how.scratch.glob(f"{checkpoint.stem}.*"):
-                left.unlink()
+            clear(checkpoint)
+            Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout:
         return False
     return True
+
+
+def origin(how: How) -> str:
+    """What the identity of a run does not say and a checkpoint must not mix: where data lie, where
+    the record goes, and the source, as 12 hex digits."""
+    source = {key: records.provenance()[key] for key in ("gfo_tree", "dirty")}
+    return records.config_hash({"root": str(data_root(how.root)), "out": str(how.out)} | source)
+
+
+def clear(checkpoint: Path) -> None:
+    """Remove a run's checkpoints, one a member of an ensemble."""
+    for left in checkpoint.parent.glob(f"{checkpoint.stem}.*"):
+        left.unlink()
 
 
 def measure(identity: dict, how: How, checkpoint: Path) -> None:

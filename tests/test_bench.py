@@ -104,6 +104,9 @@ def test_the_command_prints_rows_and_saves_records(tmp_path, capsys):
         (["--method", "randm"], "did you mean 'random'?"),
         (["--pairs", "5"], "need 6"),
         (["--model", "tiny", "--bf16"], "measured on a GPU"),
+        (["--model", "tiny", "--batch", "0"], "batch is 0"),
+        (["--model", "tiny", "--threads", "-1"], "threads is -1"),
+        (["--model", "tiny", "--device", "gpu"], "device 'gpu' is none"),
     ],
 )
 def test_the_command_names_what_is_wrong(args, message, capsys):

@@ -2,12 +2,15 @@
 
 import gzip
 import struct
+import threading
+import time
 
 import pytest
 import torch
 
 import gfo
 from gfo.data import rotate
+from gfo.data.splits import fetch
 
 
 def test_digits_are_whole_disjoint_and_normalised_by_the_training_part():
@@ -72,3 +75,20 @@ def test_corrupt_mnist_is_named(tmp_path, monkeypatch):
         (raw / name).write_bytes(gzip.compress(struct.pack(">IIII", 2051, 1, 28, 28)))
     with pytest.raises(FileNotFoundError, match="not complete"):
         gfo.data.load("mnist", root=tmp_path)
+
+
+def test_two_who_download_the_same_files_take_turns(tmp_path):
+    inside, most = [], []
+
+    def read():
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+
+    both = [threading.Thread(target=fetch, args=("X", tmp_path, "x", read)) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert most == [1, 1] and not list(tmp_path.iterdir())

@@ -89,8 +89,3 @@ def test_clustered_error_of_equal_groups_is_that_of_their_means():
     alone = clustered_error(values, np.arange(210))
     assert alone == pytest.approx(values.std(ddof=1) / 210**0.5)
     assert np.isnan(clustered_error(values, np.zeros(210)))
-
-
-def test_another_data_set_is_refused():
-    with pytest.raises(ValueError, match="--dataset easy-vqa"):
-        task.EasyVQA.configs("mnist", "random", "full")

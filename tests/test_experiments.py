@@ -25,7 +25,7 @@ def tiny(monkeypatch):
 
 
 def test_every_method_has_a_configuration_of_plain_json_and_profiles_differ():
-    assert set(cifar.Cifar.methods) == set(METHODS)
+    assert set(cifar.Cifar.methods) <= set(METHODS)
     for method in METHODS:
         hashes = set()
         for dataset in cifar.OUTSIDE:

@@ -118,6 +118,12 @@ def test_further_rules(tables):
     assert list(cohort("eicu-demo", tables, first_stay=True).stays.index) == [1, 3]
 
 
+def test_a_second_stay_is_no_first_one_because_the_first_has_no_outcome(tables):
+    with gzip.open(tables / "patient.csv.gz", "wt") as file:  # stays 1 and 2 are of patient a
+        file.write(PATIENTS.replace("4000,Alive,a", "4000,,a"))
+    assert list(cohort("eicu-demo", tables, first_stay=True).stays.index) == [3]
+
+
 def test_counts_add_up_over_chunks(tables, monkeypatch):
     whole = cohort("eicu-demo", tables)
     monkeypatch.setattr("gfo.data.eicu.CHUNK", 3)
@@ -159,6 +165,10 @@ def test_bad_tables_are_named(tables):
         tables / "medication.csv.gz", index=False
     )
     complains("medication.csv.gz lacks the column drugstopoffset")
+    (tables / "medication.csv.gz").write_bytes(
+        gzip.compress(gzip.decompress(whole) + b"1,n/k,0,0,No,x,1\n")
+    )
+    complains("medication.csv.gz: column drugorderoffset holds text")
     (tables / "medication.csv.gz").write_bytes(whole[: len(whole) // 2])
     complains("medication.csv.gz is damaged")
     (tables / "medication.csv.gz").unlink()

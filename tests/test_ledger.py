@@ -8,6 +8,7 @@ from scipy.stats import ttest_rel
 
 from gfo import ledger, records
 from gfo.compare import interval, paired, shared, spread
+from gfo.experiments import tune
 from gfo.experiments.variations import CHANGES, variants
 
 
@@ -140,6 +141,44 @@ def test_a_number_inside_a_dict_and_a_reduced_run_are_found_and_named(tmp_path):
     row = rows[(rows["setting"] == "CIFAR-10") & (rows["ours_method"] == "random")]
     assert list(row["ours"]) == [0.8, 0.7] and (row["n"] == 2).all()
     assert (row["verdict"] == "not reproduced (reduced)").all()  # 0.882 and 0.869, two equal runs
+
+
+def test_configurations_are_not_averaged(tmp_path):
+    for seed in range(2):
+        records.write(
+            experiment="table1", dataset="mnist", method="random", seed=seed, profile="full",
+            config={"lr": seed}, metrics={"accuracy": 0.9}, wall_s=1.0, out=tmp_path,
+            device=torch.device("cpu"),
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="random has records of 2 configurations"):
+        ledger.entries("Table 1", tmp_path)
+
+
+def test_records_of_the_icu_are_means_over_splits_of_the_cohort_of_all_stays(tmp_path):
+    for hours, scores in ((0, [0.5, 0.7]), (24, [0.1, 0.1])):
+        records.write(
+            experiment="icu", dataset="eicu", method="random", seed=0, profile="full",
+            config={"cohort": {"min_hours": hours}}, metrics={"f1_macro": scores}, wall_s=1.0,
+            out=tmp_path, device=torch.device("cpu"),
+        )  # fmt: skip
+    rows = ledger.entries("Table 4", tmp_path)
+    row = rows[(rows["ours_method"] == "random") & (rows["metric"] == "f1_macro")]
+    assert list(row["ours"]) == [pytest.approx(0.6)]
+
+
+def test_the_search_is_decided_by_its_mean_over_seeds(tmp_path):
+    points = tune.space("random")
+    with pytest.raises(ValueError, match="--dataset digits --method random"):
+        tune.chosen("random", "digits", "full", tmp_path)
+    for seed, best in enumerate((3, 3, 5)):
+        for i, point in enumerate(points):
+            records.write(
+                experiment="tune", dataset="digits", method="random", seed=seed, profile="tune",
+                config=tune.configuration("random", point, "tune"), wall_s=1.0, out=tmp_path,
+                metrics={"tune_nll": float(i != best)}, device=torch.device("cpu"),
+            )  # fmt: skip
+    found = tune.chosen("random", "digits", "full", tmp_path)
+    assert found == tune.configuration("random", points[3], "full")
 
 
 @pytest.mark.parametrize("method", CHANGES)

@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from gfo import records
-from gfo.run import main, run
+from gfo.experiments import EXPERIMENTS
+from gfo.experiments.rotation import Rotation
+from gfo.profiles import budget
+from gfo.run import data_set, main, run
 
 ROW = dict(experiment="e", dataset="d", method="m", profile="full", device=torch.device("cpu"))
 
@@ -94,8 +97,6 @@ def test_two_writers_of_one_record_do_not_corrupt_it(tmp_path):
 
 
 def test_run_skips_what_is_recorded_and_force_redoes_it(tmp_path, monkeypatch):
-    from gfo.experiments.rotation import Rotation
-
     calls = []
     real = Rotation.run
 
@@ -128,6 +129,15 @@ def one_epoch(configs):
         (["rotation", "--method", "gflowot"], "did you mean 'gflowout'?"),
         (["rotation", "--profile", "ful"], "did you mean 'full'?"),
         (["rotation", "--dataset", "mnst"], "did you mean 'mnist'?"),
+        (["rotation", "--dataset", "icu-synthetic"], "known: mnist, digits"),
+        (["easy-vqa", "--dataset", "mnist"], "known: easy-vqa"),
+        (["rotation", "--seed", "-1"], "seed -1: seeds are whole numbers"),
+        (["rotation", "--device", "gpu"], "device 'gpu' is none"),
+        (["masks", "--method", "ensemble"], "ensemble draws no masks"),
+        (["masks", "--method", "deterministic"], "deterministic draws no masks"),
+        (["adaptation", "--method", "ensemble"], "several networks"),
+        (["prior", "--method", "random"], "random has no exponent"),
+        (["ablations", "--method", "random"], "no ablations of random"),
     ],
 )
 def test_the_command_names_what_is_wrong(args, message, capsys, tmp_path):
@@ -135,3 +145,29 @@ def test_the_command_names_what_is_wrong(args, message, capsys, tmp_path):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_takes_no_record_is_named_before_any_work(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["rotation", "--profile", "quick", "--out", str(tmp_path / "file" / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written to" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("experiment", "profile", "dataset"),
+    [("rotation", "full", "mnist"), ("rotation", "quick", "digits"), ("cifar", "full", "cifar10"),
+     ("cifar", "quick", "digits"), ("icu", "quick", "eicu-demo"), ("audit", "full", "iris")],
+)  # fmt: skip
+def test_the_usual_data_set_is_the_profiles_or_the_experiments_first(experiment, profile, dataset):
+    assert data_set(EXPERIMENTS[experiment], None, budget(profile).dataset) == dataset
+
+
+def test_a_sweep_returns_its_own_configuration_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(Rotation, "run", staticmethod(lambda job: {"accuracy": 0.5}))
+    how = dict(methods=["random"], profile="quick", out=tmp_path, progress=False)
+    run("rotation", **how)
+    monkeypatch.setattr(Rotation, "configs", staticmethod(one_epoch(Rotation.configs)))
+    found = run("rotation", **how)
+    assert len(found) == 1 and found["config"].iloc[0]["epochs"] == 1
+    assert len(records.read("rotation", tmp_path)) == 2

@@ -65,8 +65,27 @@ def test_bad_pages_are_found(tmp_path, body, problem):
     assert any(problem in line for line in found)
 
 
-def test_external_stylesheet_is_found(tmp_path):
-    assert site(tmp_path, "", head="<link rel='stylesheet' href='https://example.org/x.css'>")
+@pytest.mark.parametrize(
+    "head",
+    [
+        "<link rel='stylesheet' href='https://example.org/x.css'>",
+        "<link rel='icon' href='https://example.org/x.ico'>",
+        "<link rel='preload' as='font' href='//example.org/x.woff2'>",
+        "<style>@import url(https://example.org/x.css);</style>",
+        "<style>p { background: url('//example.org/x.png') }</style>",
+        "<img srcset='plot.png 1x, https://example.org/x.png 2x' alt='A line.'>",
+        "<object data='https://example.org/x.svg'></object>",
+        "<video poster='https://example.org/x.png'></video>",
+        "<script type='module'>import x from 'https://example.org/x.js'</script>",
+    ],
+)
+def test_whatever_a_page_would_load_is_found(tmp_path, head):
+    assert any("loads" in line for line in site(tmp_path, "", head=head))
+
+
+def test_what_only_points_elsewhere_is_let_be(tmp_path):
+    head = "<link rel='canonical' href='https://example.org/a.html'>"
+    assert site(tmp_path, "<script>const home = 'https://example.org'</script>", head) == []
 
 
 def test_missing_and_empty_pages_are_found(tmp_path):

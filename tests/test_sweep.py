@@ -138,6 +138,27 @@ def test_a_claimed_run_is_waited_for_and_taken_over_when_its_process_dies(folder
     assert pid == os.getpid() and starts(log) == {"s0_e0": 1, "s0_e1": 2, "s0_e2": 1, "s0_e3": 1}
 
 
+@pytest.mark.parametrize("change", ["root", "out", "force", "source"])
+def test_a_checkpoint_of_other_data_source_or_results_is_left_alone(folders, change, monkeypatch):
+    log, how = folders
+
+    def stop(seconds):
+        if len(list(log.iterdir())) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run("tiny", seeds=[0], **how)
+    assert starts(log) == {"s0_e0": 1, "s0_e1": 1, "s0_e2": 1}
+    more = {"root": {"root": log}, "out": {"out": how["out"] / "other"}, "force": {"force": True}}
+    if change == "source":
+        other = records.provenance() | {"gfo_tree": "0" * 40}
+        monkeypatch.setattr("gfo.sweep.records.provenance", lambda: other)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    run("tiny", seeds=[0], **how | more.get(change, {}))
+    assert starts(log)["s0_e0"] == 2
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_processes(folders, jobs):
     log, how = folders

@@ -1,5 +1,6 @@
 """Read the built pages as a visitor without a network would, and say what is wrong with them."""
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,9 @@ from urllib.parse import unquote, urlsplit
 from bs4 import BeautifulSoup
 
 FEWEST_WORDS = 20  # a page with fewer is empty
+# Relations of a <link> that lead somewhere and load nothing.
+POINTERS = {"author", "canonical", "help", "index", "license", "next", "prev", "search"}
+IMPORTED = re.compile(r"""(?:@import|url\(|from|import)\s*\(?\s*["']?((?:https?:)?//[^"')\s;]+)""")
 
 
 def check_site(html: Path, pages: list[str]) -> list[str]:
@@ -39,13 +43,17 @@ def article(path: Path):
 
 
 def external(path: Path) -> Iterator[str]:
-    """Scripts, styles, images and frames that would come from the network."""
-    for tag in parse(path).find_all(["script", "img", "iframe", "link", "source", "video"]):
-        if tag.name == "link" and "stylesheet" not in tag.get("rel", []):
-            continue
-        address = tag.get("src") or tag.get("href") or ""
-        if address.startswith(("http:", "https:", "//")):
-            yield f"<{tag.name}> loads {address}"
+    """Scripts, styles, images, frames and icons that would come from the network."""
+    for tag in parse(path).find_all(True):
+        found = [tag.get(name, "") for name in ("src", "data", "poster")]
+        found += [part.split()[0] for part in tag.get("srcset", "").split(",") if part.split()]
+        if tag.name == "link" and not set(tag.get("rel", [])) & POINTERS:
+            found.append(tag.get("href", ""))
+        if tag.name == "style" or tag.get("type") == "module":
+            found += IMPORTED.findall(tag.get_text())
+        for address in found:
+            if address.startswith(("http:", "https:", "//")):
+                yield f"<{tag.name}> loads {address}"
 
 
 def dead_links(path: Path, html: Path) -> Iterator[str]:

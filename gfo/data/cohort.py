@@ -100,9 +100,10 @@ def read_stays(where: Path, rules: Rules, funnel: Funnel) -> pd.DataFrame:
         )
     funnel.count("patient", "stays read", "", 0, len(table))
     table = table.assign(died=status.map(STATUS))
-    table = funnel.drop(table, "patient", "outcome unknown", "outcome", table["died"].isna())
     order = ["hospitaldischargeyear", "patienthealthsystemstayid", "unitvisitnumber"]
-    again = table.sort_values(order).duplicated("uniquepid").reindex(table.index)
+    again = table.sort_values(order).duplicated("uniquepid")  # of all stays, as they were
+    table = funnel.drop(table, "patient", "outcome unknown", "outcome", table["died"].isna())
+    again = again.reindex(table.index)
     table = funnel.drop(table, "patient", "not the patient's first stay", "first_stay",
                         again if rules.first_stay else None)  # fmt: skip
     short = table["unitdischargeoffset"] < 60 * rules.min_hours

@@ -43,7 +43,8 @@ def folder(name: str, root: str | Path | None = None) -> Path:
 
 def chunks(where: Path, table: str) -> Iterator[pd.DataFrame]:
     """The table's columns, `CHUNK` rows at a time. Raises FileNotFoundError where the table is
-    missing, ValueError where it lacks a column or is damaged; both name it."""
+    missing, ValueError where it lacks a column, holds text for numbers or is damaged; all name it.
+    """
     path, columns = find(where, table), list(COLUMNS[table])
     try:
         known = pd.read_csv(path, nrows=0).columns
@@ -51,7 +52,13 @@ def chunks(where: Path, table: str) -> Iterator[pd.DataFrame]:
             raise ValueError(f"{path.name} lacks the column {', '.join(missing)}")
         types = {name: str for name in columns if name in TEXT}
         reader = pd.read_csv(path, usecols=columns, dtype=types, chunksize=CHUNK)
-        yield from tqdm(reader, desc=f"reading {path.name}", unit="chunk", leave=False, delay=3)
+        for part in tqdm(reader, desc=f"reading {path.name}", unit="chunk", leave=False, delay=3):
+            for name in columns:
+                if name not in types and not pd.api.types.is_numeric_dtype(part[name]):
+                    raise ValueError(
+                        f"{path.name}: column {name} holds text, needs to hold numbers"
+                    )
+            yield part
     except (EOFError, OSError, zlib.error, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} is damaged ({error}): fetch it again") from None
 

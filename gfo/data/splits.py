@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from ..noise import generator
@@ -81,9 +84,12 @@ def unit(x: Tensor) -> Tensor:
 
 def fetch(name: str, root: Path, holds: str, read: Callable[[], Any]) -> Any:
     """What `read` gets from torchvision, which downloads and verifies checksums; where that fails,
-    FileNotFoundError in one line."""
+    FileNotFoundError in one line. One process at a time: two that download would find each other's
+    half-written files. The lock is not under root, which may be read-only."""
+    place = zlib.crc32(str(root.resolve()).encode())
     try:
-        return read()
+        with FileLock(Path(tempfile.gettempdir()) / f"gfo-{name}-{place:08x}.lock"):
+            return read()
     except Exception as error:  # torchvision raises what its mirrors raise
         raise FileNotFoundError(
             f"{name} is not complete under {str(root)!r} and could not be downloaded "

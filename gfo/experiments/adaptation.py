@@ -17,10 +17,11 @@ from ..attach import Attached
 from ..batchnorm import reestimate
 from ..data import Splits
 from ..fit import fit
+from ..methods import create
 from ..noise import derive, generator
 from ..recipe import AUGMENTS, recipe
 from ..registry import EXPERIMENTS
-from .cifar import configuration, logits_of, scores
+from .cifar import OUTSIDE, configuration, logits_of, scores
 from .job import Job
 from .rotation import fitted, make_net
 
@@ -34,12 +35,15 @@ GENTLY = {"again": 0.1, "scratch": 1.0}
 class Adaptation:
     """Accuracy before, after and without the noisy training, by number of clean labels."""
 
+    datasets = tuple(OUTSIDE)
     methods = (
         "random", "concrete", "contextual", "gflowout", "gflowout-literal", "id-gflowout",
     )  # fmt: skip
 
     @staticmethod
     def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+        if create(method).members > 1:
+            raise ValueError(f"{method} is several networks: adapt one")
         own = {"labels": [1000, 2000, 4000, 8000]}
         if profile == "quick":  # noisy labels are learnt more slowly
             own = {"labels": [100, 400], "epochs": 12, "patience": 12}

@@ -17,7 +17,7 @@ from ..mask_stats import moved
 from ..methods import create
 from ..objectives import OBJECTIVES
 from ..policies import POLICIES
-from ..registry import DATASETS, EXPERIMENTS, METHODS
+from ..registry import EXPERIMENTS, METHODS
 from ..truth import figures, truth
 from .job import Job
 
@@ -47,11 +47,6 @@ ABLATIONS: dict[str, tuple[str, dict]] = {
 LABELLED = ({}, dict(label=False), UNITWISE, UNITWISE | dict(label=False))
 WIDTHS = [(4, 4), (5, 5), (6, 6), (8, 8)]
 DEPTHS = [(12,), (6, 6), (4, 4, 4), (16,), (8, 8), (4, 4, 4, 4)]
-
-
-@DATASETS.register("iris")
-def no_splits(root=None, seed: int = 0):
-    raise ValueError("iris is what gfo.exact.toy is made of; it has no splits to train on")
 
 
 def configuration(
@@ -111,20 +106,15 @@ class Toys:
         return {name: float(value) for name, value in found.items()}
 
 
-def only_iris(dataset: str) -> None:
-    if dataset != "iris":
-        raise ValueError(f"this experiment looks at iris, not {dataset}: --dataset iris")
-
-
 @EXPERIMENTS.register("audit")
 class Audit(Toys):
     """All methods that draw masks; GFlowOut under every objective and policy."""
 
+    datasets = ("iris",)
     methods = tuple(name for name in METHODS if create(name).stochastic)
 
     @staticmethod
     def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
-        only_iris(dataset)
         grid = [BASE | own for own in MAIN] if method == "gflowout" else [{}]
         return [configuration(method, own) for own in grid]
 
@@ -134,11 +124,11 @@ class Ablations(Toys):
     """Temperature and random masks; the parts of the method; labels that are not the point's own;
     width and depth, on nets as they come."""
 
+    datasets = ("iris",)
     methods = ("gflowout", "gflowout-literal")
 
     @staticmethod
     def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
-        only_iris(dataset)
         grid = [configuration(m, BASE | own) for m, own in ABLATIONS.values() if m == method]
         if method == "gflowout":
             grid += [configuration(method, BASE | own) for own in SWEEP]
@@ -147,4 +137,8 @@ class Ablations(Toys):
             for units, own in product(dict.fromkeys(WIDTHS + DEPTHS), (ON_POLICY, UNITWISE)):
                 size = dict(units=units, points=20, refuse_easy=False)
                 grid.append(configuration(method, BASE | own, **size))
+        if not grid:
+            raise ValueError(
+                f"no ablations of {method}: they are of {', '.join(Ablations.methods)}"
+            )
         return list({str(config): config for config in grid}.values())

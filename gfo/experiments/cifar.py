@@ -60,9 +60,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 SITES = {"mc-improved": "*bn?"}  # behind every convolution; the others mask each block once
 OUTSIDE = {
-    "digits": ("photos", "noise"),
     "cifar10": ("svhn", "cifar100", "digits", "noise"),
     "cifar100": ("svhn", "cifar10", "digits", "noise"),
+    "digits": ("photos", "noise"),
 }
 VALID_SAMPLES = 5  # masks of the validation that picks the epoch
 MEMORY = 16 * 2**20  # of a folded pass: 256 rows at width 16, which a CPU's cache likes
@@ -94,6 +94,7 @@ class Cifar:
     """Clean and rotated images, three corruptions at five severities, out-of-distribution sets,
     and what BatchNorm's statistics do."""
 
+    datasets = tuple(OUTSIDE)
     methods = Table1.methods
 
     @staticmethod
@@ -105,6 +106,9 @@ class Cifar:
         """Train and measure; accuracies and shares in [0, 1], nll in nats. Test images and their
         changes are the same for every method and seed."""
         splits, config = job.splits(), job.config
+        if has_cifar_c(job.dataset, job.root):  # before an hour of training, not behind it
+            for name in CORRUPTIONS:
+                data.cifar_c(job.dataset, name, 1, job.root)
         net, histories = fitted(splits, job)
         found = {"epochs": sum(map(len, histories)), "bf16": recipe(config, job.device)["bf16"]}
         found["batchnorm"] = settle(net, splits, job)

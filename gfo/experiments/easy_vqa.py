@@ -49,14 +49,11 @@ class EasyVQA:
     that, runs of equal length differ by when they leave the language prior. Settings are the
     defaults of each method, not tuned."""
 
+    datasets = ("easy-vqa",)
     methods = Table1.methods
 
     @staticmethod
     def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
-        if dataset != "easy-vqa":
-            raise ValueError(
-                f"this experiment asks about easy-vqa, not {dataset}: --dataset easy-vqa"
-            )
         named = {}
         if method == "concrete":
             named["consumers"] = producers(models.mcan(**models.arguments(MODEL))[0])

@@ -17,6 +17,7 @@ from ..plots import LABELS
 from ..registry import EXPERIMENTS
 from .icu_tune import (
     BASELINES,
+    WARDS,
     balanced,
     chosen,
     configuration,
@@ -38,6 +39,7 @@ class Icu:
     splits chose (full profile) or the first of its space (others). One record a method, seed and
     cohort; a metric is a list, one number a split. Test hospitals are scored once, at the end."""
 
+    datasets = WARDS
     baselines = BASELINES
     methods = (*BASELINES, *Table1.methods)
 

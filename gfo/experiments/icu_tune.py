@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import records
-from ..data import Splits
+from ..data import Splits, icu_synthetic
 from ..data.cohort import Cohort, Rules, cohort
 from ..data.hospitals import MIN_STAYS, by_hospital, draw_parts
 from ..fit import LEARNING_RATES
@@ -31,6 +31,7 @@ from . import tune
 from .job import Job
 from .rotation import fitted
 
+WARDS = ("eicu-demo", "eicu", icu_synthetic.NAME)
 BASELINES = ("majority", "logistic")
 LOGISTIC = [{"C": c} for c in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)]
 FIRST = 100  # tuning splits are numbers 100, 101, …; those that are reported 0, 1, …
@@ -122,6 +123,7 @@ class IcuTune:
     reported. The test hospitals of these splits are not touched; they may test in the reported
     ones, and the reverse, for all methods alike."""
 
+    datasets = WARDS
     baselines = ("logistic",)
     methods = (*baselines, *tune.SPACES)
 

@@ -10,10 +10,11 @@ import torch
 from ..diagnose import diagnose
 from ..mask_analysis import correlations, distances, layer_dependence, predictive_nll
 from ..mask_stats import moved
+from ..methods import create
 from ..noise import generator
 from ..registry import EXPERIMENTS
 from .job import Job
-from .rotation import Rotation, fitted, rotated
+from .rotation import DIGITS, Rotation, fitted, rotated
 
 POINTS = 500  # test images that the diagnostics look at
 
@@ -23,8 +24,14 @@ class Masks:
     """Correlation of probability and reward, distances between masks, nats moved and what they
     buy, importance-weighted bounds; on the first 500 test images, labels known."""
 
+    datasets = DIGITS
     methods = ("random", "gflowout", "gflowout-literal", "id-gflowout")
-    configs = staticmethod(Rotation.configs)
+
+    @staticmethod
+    def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+        if not create(method).stochastic:
+            raise ValueError(f"{method} draws no masks: there is nothing to look at")
+        return Rotation.configs(dataset, method, profile)
 
     @staticmethod
     def run(job: Job) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..methods import create
 from ..profiles import budget
 from ..registry import EXPERIMENTS
 from .job import Job
-from .rotation import make_net
+from .rotation import DIGITS, make_net
 
 GRID = [(rate, beta) for beta in (1.0, 10.0) for rate in (1e-3, 3e-3, 1e-2)]
 EPOCHS = 20  # twelve runs of a learning curve, not of a final score
@@ -27,11 +27,16 @@ class Prior:
     """Each record holds one list an epoch: nats p has moved from fair coins, KL(q ‖ p), the
     trajectory-balance residual and the validation negative log-likelihood."""
 
+    datasets = DIGITS
     methods = ("gflowout", "gflowout-literal")
 
     @staticmethod
     def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
         """The grid of rates and exponents."""
+        if method not in Prior.methods:
+            raise ValueError(
+                f"{method} has no exponent of the likelihood: {', '.join(Prior.methods)}"
+            )
         work = budget(profile)
         return [
             {

@@ -24,12 +24,15 @@ from ..recipe import recipe
 from ..registry import EXPERIMENTS
 from .job import Job
 
+DIGITS = ("mnist", "digits")  # images of 28×28
+
 
 @EXPERIMENTS.register("rotation")
 class Rotation:
     """784-300-100 MLP; test images rotated by one fixed draw of uniform angles, before
     normalisation. Early stopping on validation; 20 masks; test data touched once, at the end."""
 
+    datasets = DIGITS
     methods = ("random", "gflowout", "gflowout-literal", "id-gflowout")
 
     @staticmethod

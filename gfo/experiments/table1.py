@@ -14,7 +14,7 @@ from ..noise import generator
 from ..predict import sample_logits
 from ..registry import EXPERIMENTS
 from .job import Job
-from .rotation import Rotation, fitted, rotated
+from .rotation import DIGITS, Rotation, fitted, rotated
 from .tune import chosen
 
 ANGLES = tuple(range(0, 360, 15))  # 24 of them
@@ -30,6 +30,7 @@ class Table1:
     noise, selective accuracy, scores by number of masks, reliability. One configuration a method:
     the tuned one under the full profile, the default one under the others."""
 
+    datasets = DIGITS
     methods = (
         "deterministic", "random", "mc-improved", "concrete", "contextual", "ensemble", "gflowout",
         "gflowout-literal", "id-gflowout",

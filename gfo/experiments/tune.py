@@ -13,7 +13,7 @@ from ..methods import create
 from ..profiles import budget
 from ..registry import EXPERIMENTS
 from .job import Job
-from .rotation import fitted
+from .rotation import DIGITS, fitted
 
 # Learning rate of the backbone, the rate or prior, and the method's own knob.
 RATES = (1e-3, 2e-3)
@@ -58,14 +58,15 @@ def chosen(method: str, dataset: str, profile: str, out: Path | None = None) -> 
     """
     searched = SAME_AS.get(method, method)
     found = records.read("tune", out, dataset=dataset, method=searched, profile="tune")
-    by_hash = {} if found.empty else dict(zip(found["config_hash"], found["tune_nll"], strict=True))
+    # the mean over seeds, where the search was run on several
+    by_hash = {} if found.empty else found.groupby("config_hash")["tune_nll"].mean().to_dict()
     scores = []
     for point in space(searched):
         digest = records.config_hash(configuration(searched, point, "tune"))
         if digest not in by_hash:
             raise ValueError(
                 f"{searched} is not tuned on {dataset}: python -m gfo.run tune --profile tune "
-                f"--method {searched} first"
+                f"--dataset {dataset} --method {searched} first, into book/results"
             )
         scores.append((by_hash[digest], point))
     best = min(scores, key=lambda pair: pair[0])[1]
@@ -77,6 +78,7 @@ def chosen(method: str, dataset: str, profile: str, out: Path | None = None) -> 
 class Tune:
     """One record a configuration; `tune_nll` in nats decides."""
 
+    datasets = DIGITS
     methods = tuple(SPACES)
 
     @staticmethod

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..methods import create
 from ..registry import EXPERIMENTS
-from .rotation import Rotation
+from .rotation import DIGITS, Rotation
 from .table1 import Table1
 
 # Name of the change: what differs from the tuned configuration's method. beta is the exponent of
@@ -55,6 +55,7 @@ class Variations:
     """One record a change and seed, measured as the rotation experiment does: scores on clean and
     rotated test images, nats moved a site."""
 
+    datasets = DIGITS
     methods = tuple(CHANGES)
     run = staticmethod(Rotation.run)
 
