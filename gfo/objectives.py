@@ -65,9 +65,9 @@ def sub_trajectory_balance(log_flows: Tensor, log_q: Tensor, lam: float) -> Tens
     drawn = torch.cat([torch.zeros_like(log_q[:1]), log_q.cumsum(0)])
     i, j = torch.triu_indices(layers + 1, layers + 1, 1)
     potential = log_flows - drawn  # a residual is the difference of two potentials
-    gap = (j - i - (1 if lam <= 1 else layers)).to(log_q)  # the largest weight is 1
-    weight = log_q.new_tensor(float(lam)) ** gap
     squares = (potential[i] - potential[j]).square()  # (pairs, ...)
+    gap = (j - i - (1 if lam <= 1 else layers)).to(squares)  # the largest weight is 1
+    weight = squares.new_tensor(float(lam)) ** gap
     return torch.tensordot(weight / weight.sum(), squares, 1)
 
 

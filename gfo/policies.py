@@ -109,12 +109,16 @@ class LayerwisePolicy(nn.Module):
             return align(context.h.new_ones(1, 1), tokens)
         return torch.cat(parts, -1)
 
+    def evaluate(self, layer: int, context: Context) -> Tensor:
+        """What the network of one site says of its inputs."""
+        net = self.nets[layer]
+        return net(like_weights(self.inputs(context), net))
+
     def forward(
         self, layer: int, context: Context, mask: Tensor | None, draw: Draw | None = None
     ) -> tuple[Tensor, Tensor]:
         """(mask, logits) at one site; the mask is drawn where none is given."""
-        net = self.nets[layer]
-        logits = net(like_weights(self.inputs(context), net))
+        logits = self.evaluate(layer, context)
         return (draw(logits) if mask is None else mask), logits
 
 

@@ -1,6 +1,7 @@
 """Models, batches and likelihoods that are not like the usual ones: they work, or are refused."""
 
 from collections import namedtuple
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import gfo
+from gfo.methods import create
 from gfo.registry import METHODS
 from gfo.tokens import Tokens
 
@@ -26,16 +28,22 @@ class Pair(nn.Module):
         return self.out(self.read(a + 2 * b))
 
 
+KINDS = {name: partial(create, name) for name in METHODS} | {
+    "subtb": partial(gfo.GFlowOut, objective="subtb"),
+    "unit-wise": partial(gfo.GFlowOut, policy="unitwise"),
+}
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("name", METHODS)
-def test_double_networks_before_and_after_attach(name, when):
+@pytest.mark.parametrize("kind", KINDS)
+def test_double_networks_before_and_after_attach(kind, when):
     torch.manual_seed(0)
     model, sites = toy_model()
-    x = torch.randn(5, 6, dtype=torch.float64)
+    x, method = torch.randn(5, 6, dtype=torch.float64), KINDS[kind]()
     if when == "before":
-        net = gfo.attach(model.double(), sites, name, x)
+        net = gfo.attach(model.double(), sites, method, x)
     else:
-        net = gfo.attach(model, sites, name, x.float()).double()
+        net = gfo.attach(model, sites, method, x.float()).double()
     gfo.fit(net, (x, Y), epochs=1, batch=5, progress=False, device="cpu")
     masks = gfo.sample(net, x, Y)
     assert gfo.score(net, x, Y, masks).log_lik.shape == (5,)

@@ -122,7 +122,7 @@ class GFlowOut(Method):
     def log_flow(self, layer, context):
         if layer == 0 or not OBJECTIVES[self.objective].flows:
             return None  # the flow of the first state is log Z
-        return self.flow.nets[layer](self.flow.inputs(context)).squeeze(1)  # (B, 1) -> (B,)
+        return self.flow.evaluate(layer, context).squeeze(1)  # (B, 1) -> (B,)
 
     def log_reward(self, log_lik, log_p, n):
         return self.beta * log_lik + log_p
