@@ -121,6 +121,14 @@ class Visitor:
         self.before = x  # what the generators may read as h_{l−1}
 
     def __call__(self, layer: int, h: Tensor, real: Tensor | None = None) -> Tensor:
+        """The activation under its mask. Policies and log Z compute in their own number format
+        whatever autocast asks of the backbone: a log-probability sums over hundreds of bits."""
+        if not torch.is_autocast_enabled(h.device.type):
+            return self.visit(layer, h, real)
+        with torch.autocast(h.device.type, enabled=False):
+            return self.visit(layer, h, real)
+
+    def visit(self, layer: int, h: Tensor, real: Tensor | None) -> Tensor:
         site = self.net.sites[layer]
         if layer != len(self.masks):
             raise ValueError(f"site {site.name!r} ran out of turn: the example ran another order")

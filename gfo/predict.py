@@ -25,7 +25,7 @@ from .tree import device_of, leaves, row_slice, rows, to_device, tree_map
 ROWS, NOISE = 256, 2**30
 # Bytes of the largest activation that one folded pass may take. A GPU wants many rows at once; on a
 # CPU larger tensors leave the cache, and their memory goes back to the system after every pass.
-MEMORY, MEMORY_CPU = 64 * 2**20, 4 * 2**20
+MEMORY, MEMORY_CPU = 512 * 2**20, 4 * 2**20
 
 
 class Score(NamedTuple):
@@ -100,8 +100,8 @@ def sample_logits(
     ⌈S/M⌉ masks each, in turn: row s·M + m is mask s of member m.
 
     masks: given ones instead, one a site, each (S, B, C) or (S, B, T, C).
-    memory: bytes that the largest activation of a folded pass may take, 64 MiB by default, 4 MiB on
-    a CPU; it changes the speed, not the answer. Where the GPU runs out, half as many masks are
+    memory: bytes that the largest activation of a folded pass may take, 512 MiB by default, 4 MiB
+    on a CPU; it changes the speed, not the answer. Where the GPU runs out, half as many masks are
     folded, with a warning.
     """
     check_samples(samples)
