@@ -14,8 +14,8 @@ from gfo.registry import METHODS
 from gfo.run import run
 
 TINY = dict(
-    width=2, blocks=[1], rates={"backbone": 0.1}, sizes=[100, 20, 20], clean=20, images=10, statistics=64,
-    epochs=1, batch=250, samples=2,
+    width=2, blocks=[1], rates={"backbone": 0.1}, sizes=[100, 20, 20], clean=20, images=10,
+    statistics=64, epochs=1, batch=250, samples=2,
 )  # fmt: skip
 
 
