@@ -19,7 +19,6 @@ from . import exact
 from .attach import Attached, attach
 from .fit import Run, adam, modes
 from .floors import best_layerwise, tempered_fixed_point
-from .masked_pass import masked_pass
 from .methods import GFlowOut, IDGFlowOut, Method, RandomDropout
 from .noise import derive
 from .objectives import OBJECTIVES
@@ -72,7 +71,7 @@ def train_masks(
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, steps) for o in optimizers]
     with modes(net, backbone=False):
         for step in range(steps if optimizers else 0):
-            run = Run(net, x, y, (seed, "audit", step), masked_pass)
+            run = Run(net, x, y, (seed, "audit", step))
             loss = sum(net.method.loss(run, len(y)).parts.values())
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)

@@ -17,7 +17,6 @@ from . import models
 from .attach import attach, trace, untouched
 from .ensemble import Ensemble
 from .fit import LEARNING_RATES, adam, one_epoch
-from .masked_pass import masked_pass
 from .methods import create
 from .noise import generator
 from .predict import predict
@@ -131,13 +130,13 @@ def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
         {"optimizers": {k: adam(p, LEARNING_RATES[k]) for k, p in g.items()}, "schedulers": {}}
         for g in groups
     ]
-    run_pass = torch.compile(masked_pass) if setting.compile else masked_pass
+    losses = [torch.compile(n.method.loss) if setting.compile else n.method.loss for n in nets]
     whole = Ensemble(nets) if len(nets) > 1 else nets[0]
 
     def steps(count: int) -> None:
-        for net, moves in zip(nets, moving, strict=True):
+        for net, moves, loss in zip(nets, moving, losses, strict=True):
             batches, key = [(x, y)] * count, (0, 0)
-            one_epoch(net, batches, moves, run_pass, None, EXAMPLES, key, setting.cast())
+            one_epoch(net, batches, moves, loss, None, EXAMPLES, key, setting.cast())
 
     def answer() -> Tensor:
         with setting.cast():

@@ -22,6 +22,7 @@ from . import schedule as schedules
 from .attach import Attached, unmoved
 from .checks import check_net, check_samples, check_x, check_y
 from .masked_pass import Pass, masked_pass
+from .methods.base import Loss
 from .noise import Noise, derive, generator
 from .predict import noise_for, predict
 from .save import check_same, describe, load_state, read, write_atomically
@@ -66,7 +67,8 @@ def fit(
     backbone: False trains masks on a frozen network (its BatchNorm statistics stay too).
     device: "auto" takes the GPU if there is one.
     checkpoint: a file written at each epoch's end; if it exists, the run goes on from there.
-    bf16, compile: autocast to bfloat16; torch.compile the masked pass.
+    bf16, compile: autocast to bfloat16; torch.compile the method's loss, the masked pass included.
+        It compiles anew for a batch of another size, as the last of an epoch may be.
     schedule: "one-cycle", or `f(optimizer, steps)` that makes a torch scheduler for a run of so
         many steps; every group follows it, from its own rate. None: rates stay.
     augment: `f(x, generator)` that changes each training batch on its device, drawing from a
@@ -106,7 +108,7 @@ def fit(
         schedule=name_of(schedule), steps=steps,  # where the schedule ends
     )}  # fmt: skip
     state = resume(net, moving, checkpoint, about)
-    run_pass = torch.compile(masked_pass) if compile else masked_pass
+    loss = torch.compile(net.method.loss) if compile else net.method.loss
     cast = torch.autocast(device_of(net).type, torch.bfloat16, enabled=bf16)
     with modes(net, backbone):
         for epoch in range(len(state["history"]), epochs):
@@ -118,7 +120,7 @@ def fit(
                 ordered(train, batch, seed, epoch), desc=f"epoch {epoch + 1}/{epochs}",
                 total=per_epoch, leave=False, disable=not progress,
             )  # fmt: skip
-            row = one_epoch(net, bar, moving, run_pass, augment, n, (seed, epoch), cast)
+            row = one_epoch(net, bar, moving, loss, augment, n, (seed, epoch), cast)
             if valid is not None:
                 row["valid_nll"] = predictive_nll(net, valid, samples, seed)
             row["seconds"] = time.perf_counter() - started
@@ -132,14 +134,15 @@ def one_epoch(
     net: Attached,
     batches: Iterable,
     moving: dict[str, dict],
-    run_pass: Callable,
+    loss: Callable[..., Loss],
     augment: Callable | None,
     n: int,
     key: tuple[int, int],
     cast: contextlib.AbstractContextManager,
 ) -> dict[str, float]:
     """One pass over the training data; returns the mean of each loss part. No step waits for the
-    device: sums stay tensors until the epoch ends. key: (seed, epoch). cast: autocast, entered
+    device: sums stay tensors until the epoch ends. loss: `net.method.loss`, compiled or not. key:
+    (seed, epoch). cast: autocast, entered
     anew for each loss, since it keeps the weights that it has cast until it is left."""
     (seed, epoch), optimizers = key, moving["optimizers"].values()
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device_of(net)))
@@ -149,13 +152,13 @@ def one_epoch(
         if augment is not None:
             x = augment(x, generator(seed, "augment", epoch, step, device=device_of(net)))
         with cast:
-            loss = net.method.loss(Run(net, x, y, (seed, "step", epoch, step), run_pass), n)
+            found = loss(Run(net, x, y, (seed, "step", epoch, step)), n)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        sum(loss.parts.values()).backward()
+        sum(found.parts.values()).backward()
         for each in (*optimizers, *moving["schedulers"].values()):
             each.step()
-        for name, value in (loss.parts | loss.info).items():
+        for name, value in (found.parts | found.info).items():
             sums[name] = sums[name] + value.detach()
         count += 1
     return {name: float(total) / count for name, total in sums.items()}
@@ -165,9 +168,10 @@ class Run:
     """The masked pass on one batch, as a method's loss calls it. Noise comes from (key, draw):
     equal draws give equal noise, whatever else differs."""
 
-    def __init__(self, net: Attached, x: Any, y: Tensor, key: tuple, run_pass: Callable):
-        self.net, self.x, self.y, self.key, self.run_pass = net, x, y, key, run_pass
+    def __init__(self, net: Attached, x: Any, y: Tensor, key: tuple):
+        self.net, self.x, self.y, self.key = net, x, y, key
 
+    @torch.compiler.disable  # seeds are NumPy's business
     def noise(self, draw: int = 0, repeat: int = 1) -> Noise:
         """The uniform numbers that the pass with this `draw` and `repeat` makes its masks from."""
         gen = generator(*self.key, draw, device=device_of(self.net))
@@ -191,7 +195,7 @@ class Run:
         x, y = (self.x, self.y) if repeat == 1 else repeat_rows((self.x, self.y), repeat)
         how = dict(masks=masks, noise=self.noise(draw, repeat), source=source)
         if not (still or forward_only):
-            return self.run_pass(self.net, x, y, **how)
+            return masked_pass(self.net, x, y, **how)
         recorded = torch.no_grad() if forward_only else contextlib.nullcontext()
         with unmoved(self.net.model), recorded:
             return masked_pass(self.net, x, y, **how)

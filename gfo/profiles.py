@@ -29,6 +29,8 @@ PROFILES["colab"] = Budget("mnist", 8, 6, 128, 20, (0,), 4000)
 PROFILES["tune"] = Budget("mnist", 12, 4, 128, 20, (0,), 0)
 # reduced: CIFAR on a CPU, smaller than the paper's (experiments/cifar.py); never mixed with full.
 PROFILES["reduced"] = Budget("cifar10", 7, 7, 128, 20, (0, 1, 2), 4000)
+# long: CIFAR with three times the epochs of its full profile, a row of no table.
+PROFILES["long"] = Budget("cifar10", 60, 60, 512, 20, (0,), 4000)
 PROFILES["full"] = Budget("mnist", 40, 6, 128, 20, (0, 1, 2), 4000)
 
 

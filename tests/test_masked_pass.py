@@ -165,7 +165,7 @@ def test_each_loss_part_moves_its_own_group_only(objective, theta):
     method = gfo.GFlowOut(prior_objective=objective, theta=theta)
     net = shake(gfo.attach(model, sites, method, x))
 
-    parts = net.method.loss(Run(net, x, y, (0,), gfo.masked_pass), 16).parts
+    parts = net.method.loss(Run(net, x, y, (0,)), 16).parts
     none = dict.fromkeys(("backbone", "q", "p", "log_z"), False)
     assert gradients(net, parts["nll"]) == none | {"backbone": True}
     assert gradients(net, parts["tb"]) == none | {"q": True, "log_z": True}
@@ -177,7 +177,7 @@ def test_id_loss_is_eq_11_and_its_floor():
     model, sites = toy_model()
     x, y, n = torch.randn(16, 6), torch.arange(16) % 3, 1000
     net = shake(gfo.attach(model, sites, gfo.IDGFlowOut(), x))
-    run = Run(net, x, y, (0,), gfo.masked_pass)
+    run = Run(net, x, y, (0,))
     out = run()
     assert all(len(z) == 1 for z in out.masks)  # one mask serves the batch
     loss = net.method.loss(run, n)

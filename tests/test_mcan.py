@@ -8,7 +8,6 @@ from torch.testing import assert_close
 import gfo
 from gfo.fit import Run
 from gfo.mask_stats import moved
-from gfo.masked_pass import masked_pass
 from gfo.methods import create
 from gfo.models.mcan import producers
 
@@ -51,7 +50,7 @@ def test_padding_changes_no_loss_and_no_gradient(name):
     found = []
     for x in (inputs(), padded(inputs())):
         net = make(name)
-        loss = net.method.loss(Run(net, x, y, (0, "step", 0, 0), masked_pass), 10)
+        loss = net.method.loss(Run(net, x, y, (0, "step", 0, 0)), 10)
         sum(loss.parts.values()).backward()
         grads = [p.grad for p in net.parameters() if p.grad is not None]
         found.append((loss.parts, dict(loss.info), grads))
@@ -156,7 +155,7 @@ def test_the_papers_size_has_the_parameters_of_a_hand_count_and_takes_a_masked_s
     y = torch.zeros(2, 3129)
     y[:, 7] = 0.9
     net = gfo.attach(model, sites, "gflowout", x, likelihood=gfo.SoftTargets())
-    loss = net.method.loss(Run(net, x, y, (0,), masked_pass), 100)
+    loss = net.method.loss(Run(net, x, y, (0,)), 100)
     sum(loss.parts.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
     assert {s.width for s in net.sites} == {512}

@@ -70,7 +70,7 @@ def equal(a, b):
 
 
 def run_on(net, x, y, key=(0, "test")):
-    return Run(net, x, y, key, gfo.masked_pass)
+    return Run(net, x, y, key)
 
 
 def test_the_list_is_the_registry_and_named_colours_differ():

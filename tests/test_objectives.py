@@ -157,7 +157,7 @@ def test_configs_and_hashes_of_recorded_runs_stand():
 
 def test_default_loss_is_trajectory_balance_to_the_bit():
     net, x, y = make(masks=1)
-    run = Run(net, x, y, (0, "test"), masked_pass)
+    run = Run(net, x, y, (0, "test"))
     out = run(source="train")
     want = trajectory_balance(out.log_z, out.log_q, out.log_lik + out.log_p).mean()
     parts = net.method.loss(run, len(y)).parts
@@ -166,7 +166,7 @@ def test_default_loss_is_trajectory_balance_to_the_bit():
 
 def test_folded_masks_are_a_loop_over_masks():
     net, x, y = make(masks=3, random=0.0)
-    run = Run(net, x, y, (0, "test"), masked_pass)
+    run = Run(net, x, y, (0, "test"))
     folded = net.method.loss(run, len(y)).parts["tb"]
     masks = [m.unflatten(0, (3, -1)) for m in run(repeat=3).masks]
     loop = []
@@ -180,7 +180,7 @@ def test_folded_masks_are_a_loop_over_masks():
 @pytest.mark.parametrize("objective", NAMES)
 def test_each_objective_moves_its_own_networks_only(objective, policy):
     net, x, y = make(objective=objective, policy=policy)
-    loss = net.method.loss(Run(net, x, y, (0, "test"), masked_pass), len(y))
+    loss = net.method.loss(Run(net, x, y, (0, "test")), len(y))
     assert (net.method.log_z is None) == (objective in ("vargrad", "reverse-kl"))
     parts = {"backbone": net.model, "q": net.method.q, "p": net.method.p}
     parts |= {"log_z": net.method.log_z} if net.method.log_z else {}

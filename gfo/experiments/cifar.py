@@ -51,9 +51,10 @@ SETUPS["reduced"] = dict(
 # time. Rates of `fit` are for batches of 128: four times for SGD, twice for Adam (the square root).
 SETUPS["full"] = dict(
     width=64, blocks=[2, 2, 2, 2], rates={"backbone": 0.4, "masks": 2e-3, "log_z": 2e-2},
-    sizes=[45_000, 2500, 2500], clean=10_000, images=2000, statistics=10_000, bf16=True,
-    epochs=30, batch=512,
+    sizes=[45_000, 2500, 2500], clean=10_000, images=1000, statistics=10_000, bf16=True,
+    epochs=20, batch=512,
 )  # fmt: skip
+SETUPS["long"] = SETUPS["full"] | dict(epochs=60)
 
 # Where a method departs from its own defaults. hidden: generators of 24 units hold less than 5 %
 # of the backbone's weights at width 64. repeats: half as many, for the time they take.
