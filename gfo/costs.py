@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import models
 from .attach import attach, trace, untouched
 from .ensemble import Ensemble
-from .fit import LEARNING_RATES, adam, one_epoch
+from .fit import LEARNING_RATES, adam, compiled_loss, one_epoch
 from .methods import create
 from .noise import generator
 from .predict import predict
@@ -130,7 +130,7 @@ def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
         {"optimizers": {k: adam(p, LEARNING_RATES[k]) for k, p in g.items()}, "schedulers": {}}
         for g in groups
     ]
-    losses = [torch.compile(n.method.loss) if setting.compile else n.method.loss for n in nets]
+    losses = [compiled_loss(n) if setting.compile else n.method.loss for n in nets]
     whole = Ensemble(nets) if len(nets) > 1 else nets[0]
 
     def steps(count: int) -> None:

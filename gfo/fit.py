@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def fit(
         schedule=name_of(schedule), steps=steps,  # where the schedule ends
     )}  # fmt: skip
     state = resume(net, moving, checkpoint, about)
-    loss = torch.compile(net.method.loss) if compile else net.method.loss
+    loss = compiled_loss(net) if compile else net.method.loss
     cast = torch.autocast(device_of(net).type, torch.bfloat16, enabled=bf16)
     with modes(net, backbone):
         for epoch in range(len(state["history"]), epochs):
@@ -171,7 +172,6 @@ class Run:
     def __init__(self, net: Attached, x: Any, y: Tensor, key: tuple):
         self.net, self.x, self.y, self.key = net, x, y, key
 
-    @torch.compiler.disable  # seeds are NumPy's business
     def noise(self, draw: int = 0, repeat: int = 1) -> Noise:
         """The uniform numbers that the pass with this `draw` and `repeat` makes its masks from."""
         gen = generator(*self.key, draw, device=device_of(self.net))
@@ -199,6 +199,18 @@ class Run:
         recorded = torch.no_grad() if forward_only else contextlib.nullcontext()
         with unmoved(self.net.model), recorded:
             return masked_pass(self.net, x, y, **how)
+
+
+def compiled_loss(net: Attached) -> Callable[[Run, int], Loss]:
+    """`net.method.loss` under torch.compile, the masked pass included; noise is drawn outside,
+    since its seeds are NumPy's."""
+    compiled, noise = torch.compile(net.method.loss), torch.compiler.disable(Run.noise)
+
+    def loss(run: Run, n: int) -> Loss:
+        run.noise = partial(noise, run)
+        return compiled(run, n)
+
+    return loss
 
 
 def predictive_nll(net: Attached, data: Batches, samples: int, seed: int = 0) -> float:

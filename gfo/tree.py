@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +64,6 @@ def call(model: Callable, x: Any) -> Any:
 
 def device_of(module: torch.nn.Module) -> torch.device:
     """The device of a module's first parameter or buffer, the CPU for one that has neither."""
-    for tensor in (*module.parameters(), *module.buffers()):
+    for tensor in itertools.chain(module.parameters(), module.buffers()):  # no further than one
         return tensor.device
     return torch.device("cpu")

@@ -286,3 +286,23 @@ def test_own_optimisers():
     net = fresh()
     history = gfo.fit(net, problem(), optimizer=sgd, **HOW)
     assert made == ["backbone", "masks", "log_z"] and history["nll"].notna().all()
+
+
+@pytest.mark.parametrize("method", ["gflowout", "contextual"])
+def test_a_compiled_loss_trains_as_the_plain_one_does(method, monkeypatch):
+    """The same graph of operators, in another order at most: the compiler's own kernels, which
+    take a minute to build, are left to torch's tests."""
+    made = []
+
+    def traced(model, *, graphs=made, **how):
+        return compiler(model, backend=lambda graph, inputs: graphs.append(graph) or graph, **how)
+
+    compiler = torch.compile
+    data, nets = problem(), [fresh(method), fresh(method)]
+    want = gfo.fit(nets[0], data, data, **HOW)
+    monkeypatch.setattr(torch, "compile", traced)
+    got = gfo.fit(nets[1], data, data, compile=True, **HOW)
+    assert made
+    torch.testing.assert_close(weights(nets[1]), weights(nets[0]), rtol=1e-5, atol=1e-6)
+    columns = [c for c in want if c != "seconds"]
+    pd.testing.assert_frame_equal(got[columns], want[columns], rtol=1e-5, atol=1e-6)
