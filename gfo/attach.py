@@ -18,6 +18,8 @@ from .tree import call, device_of, leaves, rows, to_device, tree_map
 SMALL = 4096  # log Z reads x itself up to this many numbers an example
 
 DEFAULT_AXES = {2: "BC", 3: "BTC", 4: "BCHW"}
+# Modules whose output of three axes has the channels in the middle: a mask bit a channel.
+CHANNELS_FIRST = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
 
 
 Visiting = Callable[[int, Tensor, Tensor | None], Tensor]  # (layer, h, real) -> masked h
@@ -188,8 +190,10 @@ def attach(
 
     model: any module whose logits are (B, K).
     sites: module names, or one pattern such as "layer*.bn2" (`*` also matches dots). Masks are
-        unit-wise for outputs (B, C), channel-wise for (B, C, H, W), per token and feature for
-        (B, T, C); where tokens may be padding, a site of class `gfo.tokens.Tokens` says so.
+        unit-wise for outputs (B, C), channel-wise for (B, C, H, W) and for the (B, C, L) of a
+        `Conv1d` or `BatchNorm1d`, per token and feature for any other output of three axes, which
+        is taken for (B, T, C); where tokens may be padding, a site of class `gfo.tokens.Tokens`
+        says so.
     method: `gfo.GFlowOut()`, …, or a registered name such as "gflowout".
     example: an input batch (a tensor, or a tuple, list or dict of tensors), run once or twice
         without gradient in eval mode to find widths, token counts and the number of classes.
@@ -268,7 +272,14 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
         check_site(name, [out for called, out in calls if called == name])
     order = [called for called, _ in calls if called in names]
     outputs = dict(calls)
-    sites = tuple(describe(name, outputs[name], axes.get(name)) for name in order)
+    sites = tuple(
+        describe(
+            name,
+            outputs[name],
+            axes.get(name, usual_axes(model.get_submodule(name), outputs[name])),
+        )
+        for name in order
+    )
     floats = features(example, any(site.tokens for site in sites))
     small = floats is not None and floats.shape[1] <= SMALL
     batch = rows(example)
@@ -353,9 +364,16 @@ def check_site(name: str, outputs: list) -> None:
         )
 
 
+def usual_axes(module: nn.Module, h: Tensor) -> str | None:
+    """The axes of a module's output h, as far as its class and their number tell."""
+    if isinstance(module, CHANNELS_FIRST) and h.dim() == 3:
+        return "BCL"
+    return DEFAULT_AXES.get(h.dim())
+
+
 def describe(name: str, h: Tensor, axes: Sequence[str] | None) -> Site:
     """A site's axes, width and tokens from its output on the example."""
-    letters = "".join(axes) if axes is not None else DEFAULT_AXES.get(h.dim())
+    letters = None if axes is None else "".join(axes)
     if letters is None:
         raise ValueError(f"site {name!r} has shape {tuple(h.shape)}: name its axes with axes=…")
     if len(letters) != h.dim() or letters.count("B") != 1 or letters.count("C") != 1:

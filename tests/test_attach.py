@@ -138,6 +138,21 @@ def test_a_bare_call_is_the_mean_mask_pass_and_never_random(toy):
     assert set(wrapped(torch.randn(2, 4, 8))) == {"hidden", "logits"}
 
 
+@pytest.mark.parametrize("module", [nn.Conv1d(2, 5, 3), nn.BatchNorm1d(2)])
+def test_channels_of_one_dimensional_modules_are_no_tokens(module):
+    """(B, C, L) by the class of the module; a Linear's output of three axes is (B, T, C)."""
+    x = torch.randn(4, 2, 8)
+    model = nn.Sequential(module, nn.Flatten(), nn.LazyLinear(3)).eval()
+    width, length = model[0](x).shape[1:]
+    model(x)
+    net = gfo.attach(model, ["0"], "gflowout", x)
+    assert (net.sites[0].axes, net.sites[0].width, net.sites[0].tokens) == ("BCL", width, None)
+    assert gfo.sample(net, x)[0].shape == (4, width)
+    net.detach()
+    told = gfo.attach(model, ["0"], "gflowout", x, axes={"0": ("B", "T", "C")})
+    assert (told.sites[0].tokens, told.sites[0].width) == (width, length)
+
+
 def test_compile_takes_the_attached_resnet_in_one_graph():
     torch.manual_seed(0)
     model, x = torchvision.models.resnet18(num_classes=10), torch.randn(2, 3, 32, 32)
