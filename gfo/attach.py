@@ -272,14 +272,8 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
         check_site(name, [out for called, out in calls if called == name])
     order = [called for called, _ in calls if called in names]
     outputs = dict(calls)
-    sites = tuple(
-        describe(
-            name,
-            outputs[name],
-            axes.get(name, usual_axes(model.get_submodule(name), outputs[name])),
-        )
-        for name in order
-    )
+    letters = {n: usual_axes(model.get_submodule(n), outputs[n]) for n in order} | dict(axes)
+    sites = tuple(describe(name, outputs[name], letters[name]) for name in order)
     floats = features(example, any(site.tokens for site in sites))
     small = floats is not None and floats.shape[1] <= SMALL
     batch = rows(example)

@@ -143,8 +143,8 @@ def one_epoch(
 ) -> dict[str, float]:
     """One pass over the training data; returns the mean of each loss part. No step waits for the
     device: sums stay tensors until the epoch ends. loss: `net.method.loss`, compiled or not. key:
-    (seed, epoch). cast: autocast, entered
-    anew for each loss, since it keeps the weights that it has cast until it is left."""
+    (seed, epoch). cast: autocast, entered anew for each loss, since it keeps the weights that it
+    has cast until it is left."""
     (seed, epoch), optimizers = key, moving["optimizers"].values()
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device_of(net)))
     count = 0

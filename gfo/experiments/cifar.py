@@ -51,8 +51,8 @@ SETUPS["reduced"] = dict(
     width=16, blocks=[2, 2, 2, 2], rates={"backbone": 0.1}, sizes=[24_000, 500, 500],
     clean=4000, images=1000, statistics=5000, bf16=True,
 )  # fmt: skip
-# For a GPU: batches large enough that its arithmetic, not the launching of small kernels, takes the
-# time. Rates of `fit` are for batches of 128: four times for SGD, twice for Adam (the square root).
+# For a GPU: large batches, since a small one takes as long, the time to launch its many kernels.
+# Rates of `fit` are for batches of 128: here four times for SGD, twice for Adam (the square root).
 SETUPS["full"] = dict(
     width=64, blocks=[2, 2, 2, 2], rates={"backbone": 0.4, "masks": 2e-3, "log_z": 2e-2},
     sizes=[45_000, 2500, 2500], clean=10_000, images=1000, statistics=10_000, bf16=True,
