@@ -272,8 +272,9 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
         check_site(name, [out for called, out in calls if called == name])
     order = [called for called, _ in calls if called in names]
     outputs = dict(calls)
-    letters = {n: usual_axes(model.get_submodule(n), outputs[n]) for n in order} | dict(axes)
-    sites = tuple(describe(name, outputs[name], letters[name]) for name in order)
+    sites = tuple(
+        describe(name, model.get_submodule(name), outputs[name], axes.get(name)) for name in order
+    )
     floats = features(example, any(site.tokens for site in sites))
     small = floats is not None and floats.shape[1] <= SMALL
     batch = rows(example)
@@ -365,9 +366,9 @@ def usual_axes(module: nn.Module, h: Tensor) -> str | None:
     return DEFAULT_AXES.get(h.dim())
 
 
-def describe(name: str, h: Tensor, axes: Sequence[str] | None) -> Site:
+def describe(name: str, module: nn.Module, h: Tensor, axes: Sequence[str] | None) -> Site:
     """A site's axes, width and tokens from its output on the example."""
-    letters = None if axes is None else "".join(axes)
+    letters = "".join(axes) if axes is not None else usual_axes(module, h)
     if letters is None:
         raise ValueError(f"site {name!r} has shape {tuple(h.shape)}: name its axes with axes=…")
     if len(letters) != h.dim() or letters.count("B") != 1 or letters.count("C") != 1:

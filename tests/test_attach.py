@@ -138,9 +138,12 @@ def test_a_bare_call_is_the_mean_mask_pass_and_never_random(toy):
     assert set(wrapped(torch.randn(2, 4, 8))) == {"hidden", "logits"}
 
 
-@pytest.mark.parametrize("module", [nn.Conv1d(2, 5, 3), nn.BatchNorm1d(2)])
+@pytest.mark.parametrize(
+    "module",
+    [nn.Conv1d(2, 5, 3), nn.ConvTranspose1d(2, 5, 3), nn.BatchNorm1d(2), nn.InstanceNorm1d(2)],
+)
 def test_channels_of_one_dimensional_modules_are_no_tokens(module):
-    """(B, C, L) by the class of the module; a Linear's output of three axes is (B, T, C)."""
+    """(B, C, L) by the class of the module, unless `axes` say otherwise."""
     x = torch.randn(4, 2, 8)
     model = nn.Sequential(module, nn.Flatten(), nn.LazyLinear(3)).eval()
     width, length = model[0](x).shape[1:]

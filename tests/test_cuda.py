@@ -10,15 +10,17 @@ import gfo
 from gfo import models
 from gfo.attach import attach
 from gfo.batchnorm import reestimate
+from gfo.bench import compare
 from gfo.data import crop_flip
 from gfo.experiments.cifar import Cifar
 from gfo.fit import fit
+from gfo.masked_pass import masked_pass
 from gfo.methods import METHODS, create
 from gfo.predict import sample_logits
 from gfo.run import run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-RELATIVE = 1e-4  # float32 sums in another order; measured errors are a tenth of it
+RELATIVE = 1e-4  # float32 sums in another order
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +83,6 @@ def test_every_method_trains_in_bfloat16_and_channels_last(name):
 
 
 def test_masks_are_scored_in_float32_under_autocast():
-    from gfo.masked_pass import masked_pass
-
     net, (x, y) = make("gflowout").to("cuda"), batch()
     masks = gfo.sample(net, x, y, seed=0)
     x, y, masks = x.cuda(), y.cuda(), [m.cuda() for m in masks]
@@ -136,8 +136,6 @@ def test_the_cifar_experiment_runs_on_a_gpu(name, tmp_path):
 
 
 def test_the_bench_measures_on_a_gpu():
-    from gfo.bench import compare
-
     how = dict(pairs=6, batch=8, least=0.0, progress=False, bf16=True, channels_last=True)
     found = compare("resnet18", ["gflowout"], device="cuda", **how)
     assert list(found["method"]) == ["plain", "gflowout"]

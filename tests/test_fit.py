@@ -292,12 +292,11 @@ def test_own_optimisers():
 def test_a_compiled_loss_trains_as_the_plain_one_does(method, monkeypatch):
     """The same graph of operators, in another order at most: the compiler's own kernels, which
     take a minute to build, are left to torch's tests."""
-    made = []
+    made, compiler = [], torch.compile
 
-    def traced(model, *, graphs=made, **how):
-        return compiler(model, backend=lambda graph, inputs: graphs.append(graph) or graph, **how)
+    def traced(function):
+        return compiler(function, backend=lambda graph, inputs: made.append(graph) or graph)
 
-    compiler = torch.compile
     data, nets = problem(), [fresh(method), fresh(method)]
     want = gfo.fit(nets[0], data, data, **HOW)
     monkeypatch.setattr(torch, "compile", traced)
