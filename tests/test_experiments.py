@@ -7,7 +7,7 @@ import torch
 
 import gfo
 from gfo import records
-from gfo.experiments import adaptation, cifar, rotation
+from gfo.experiments import adaptation, cifar, cifar_variations, rotation
 from gfo.experiments.job import Job
 from gfo.recipe import recipe
 from gfo.registry import METHODS
@@ -42,6 +42,23 @@ def test_every_method_has_a_configuration_of_plain_json_and_profiles_differ():
     ):
         with pytest.raises(ValueError, match=message):
             cifar.configuration(*bad)
+
+
+def test_a_variation_changes_what_it_names_and_nothing_else():
+    for method, changes in cifar_variations.CHANGES.items():
+        base = cifar.configuration("cifar10", method, "reduced")
+        found = cifar_variations.variants("cifar10", method, "reduced")
+        assert set(found) == set(changes)
+        for config in found.values():
+            assert json.loads(json.dumps(config)) == config
+            differing = {k for k in base | config if base.get(k) != config.get(k)}
+            assert len(differing) == 1
+    figure_5 = found[cifar_variations.FIGURE_5]
+    splits = gfo.data.load("digits", size=32, channels=3)
+    net = rotation.make_net(splits, method, 0, figure_5 | {"width": 2})
+    assert all(site.name.endswith("conv2") for site in net.sites) and len(net.sites) == 8
+    kept = cifar_variations.variants("cifar10", "random", "reduced")[cifar_variations.KEPT]
+    assert kept["method"] == gfo.methods.create("random", keep=0.9).config
 
 
 @pytest.mark.parametrize("method", ["gflowout", "ensemble"])

@@ -7,6 +7,7 @@ from . import (  # noqa: F401 - they file themselves
     adaptation,
     audit,
     cifar,
+    cifar_variations,
     easy_vqa,
     icu,
     icu_tune,

@@ -1,0 +1,45 @@
+"""One change at a time to the CIFAR experiment: the block of the paper's Figure 5, and a rate that
+keeps more, which shows how much of a comparison there is one of rates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..methods import create
+from ..registry import EXPERIMENTS
+from .cifar import Cifar, configuration
+
+FIGURE_5 = "BatchNorm–Conv–BatchNorm–Conv"
+KEPT = "keep 0.9"
+# Name of the change: what differs from the configuration of the CIFAR experiment; entries of
+# "method" are those of the method's own config.
+ORDER: dict[str, dict[str, Any]] = {FIGURE_5: {"order": "bn-conv"}}
+CHANGES: dict[str, dict[str, dict[str, Any]]] = {
+    "random": ORDER | {KEPT: {"method": {"keep": 0.9}}},
+    "deterministic": ORDER,
+    "gflowout": ORDER,
+}
+
+
+def variants(dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
+    """Full configs of all changes of `method` by name. ValueError where it has none."""
+    if method not in CHANGES:
+        raise ValueError(f"no variations of {method}: add its changes to CHANGES in {__name__}")
+    base, found = configuration(dataset, method, profile), {}
+    for name, change in CHANGES[method].items():
+        own = base["method"] | change.get("method", {})
+        found[name] = base | change | {"method": create(method, **own).config}
+    return found
+
+
+@EXPERIMENTS.register("cifar-variations")
+class CifarVariations:
+    """One record a change and seed, measured as the CIFAR experiment does."""
+
+    datasets = Cifar.datasets
+    methods = tuple(CHANGES)
+    run = staticmethod(Cifar.run)
+
+    @staticmethod
+    def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+        return list(variants(dataset, method, profile).values())
