@@ -39,12 +39,12 @@ class Context(NamedTuple):
     real: Sequence[Tensor | None]
 
 
-def small_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Linear–LayerNorm–LeakyReLU–Linear. The last layer starts at zero, so that a mask policy
-    starts as dropout 0.5 and log Z at 0."""
+def small_mlp(inputs: int, hidden: int, outputs: int, start: float = 0.0) -> nn.Sequential:
+    """Linear–LayerNorm–LeakyReLU–Linear. The last weights are zero at first, so that all outputs
+    start at `start`, whatever the inputs: log Z at 0, a mask policy at one keep-probability."""
     last = nn.Linear(hidden, outputs)
     nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    nn.init.constant_(last.bias, start)
     return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(), last)
 
 
@@ -76,12 +76,14 @@ class LayerwisePolicy(nn.Module):
         before: int | None = None,
         hidden: int = 32,
         outputs: int | None = None,
+        keep: float = 0.5,
     ):
         """`before`: width of what the first site's "h_before" reads. `outputs`: numbers a site
-        returns, if not one a unit."""
+        returns, if not one a unit. `keep`: the keep-probability that every unit starts at."""
         super().__init__()
         self.reads = tuple(reads)
         self.nets = nn.ModuleList()
+        start = float(torch.logit(torch.tensor(keep)))
         for layer, site in enumerate(sites):
             widths = {
                 "h": site.width,
@@ -90,7 +92,7 @@ class LayerwisePolicy(nn.Module):
                 "z": sum(s.width for s in sites[:layer]),
             }
             inputs = sum(widths[name] for name in self.reads)
-            self.nets.append(self.network(max(inputs, 1), hidden, outputs or site.width))
+            self.nets.append(self.network(max(inputs, 1), hidden, outputs or site.width, start))
 
     network = staticmethod(small_mlp)
 
@@ -126,12 +128,12 @@ class UnitNet(nn.Module):
     """Logits of a layer's units, each given the units before it: a_i = b_i + v_i · silu(W·inputs +
     Σ_{j<i} z_j U_j), a neural autoregressive estimator (NADE, Larochelle & Murray, 2011)."""
 
-    def __init__(self, inputs: int, hidden: int, width: int):
+    def __init__(self, inputs: int, hidden: int, width: int, start: float = 0.0):
         super().__init__()
         self.read = nn.Linear(inputs, hidden)  # W
         self.kept = nn.Parameter(torch.randn(width, hidden) / width**0.5)  # U
-        self.out = nn.Parameter(torch.zeros(width, hidden))  # v; zero starts as dropout 0.5
-        self.bias = nn.Parameter(torch.zeros(width))  # b
+        self.out = nn.Parameter(torch.zeros(width, hidden))  # v; all logits are b at first
+        self.bias = nn.Parameter(torch.full((width,), start))  # b
 
     def forward(self, start: Tensor, mask: Tensor) -> Tensor:
         """What `read` gives (..., H) and a mask (..., C) -> logits (..., C), all units at once."""

@@ -53,9 +53,11 @@ def test_a_variation_changes_what_it_names_and_nothing_else():
             assert json.loads(json.dumps(config)) == config
             differing = {k for k in base | config if base.get(k) != config.get(k)}
             assert len(differing) == 1
-    figure_5 = found[cifar_variations.FIGURE_5]
+    figure_5 = cifar_variations.variants("cifar10", "gflowout", "reduced")[
+        cifar_variations.FIGURE_5
+    ]
     splits = gfo.data.load("digits", size=32, channels=3)
-    net = rotation.make_net(splits, method, 0, figure_5 | {"width": 2})
+    net = rotation.make_net(splits, "gflowout", 0, figure_5 | {"width": 2})
     assert all(site.name.endswith("conv2") for site in net.sites) and len(net.sites) == 8
     kept = cifar_variations.variants("cifar10", "random", "reduced")[cifar_variations.KEPT]
     assert kept["method"] == gfo.methods.create("random", keep=0.9).config

@@ -475,12 +475,20 @@ def test_contextual_parts_move_their_own_groups_and_the_kl_is_exact():
     assert moved == {"nll": ["model"], "prior": ["q", "p"], "arm": ["q"]}
 
 
-def test_contextual_starts_at_its_keep_probability_and_never_reads_the_label():
-    net, (x, y) = mlp("contextual", keep=0.8), points()
+@pytest.mark.parametrize("name, settings", [
+    ("contextual", {}), ("gflowout", {}), ("gflowout", {"policy": "unitwise"}),
+], ids=str)  # fmt: skip
+def test_q_and_a_learned_prior_start_at_keep_and_log_z_at_zero(name, settings):
+    net, (x, y) = mlp(name, **settings, keep=0.8), points()
     out = gfo.masked_pass(net, x, y, masks=[torch.ones(64, 4), torch.ones(64, 3)])
     for logits in (*out.q_logits, *out.p_logits):
         torch.testing.assert_close(torch.sigmoid(logits), torch.full_like(logits, 0.8))
     assert kl_bernoulli(out.q_logits[0], out.p_logits[0]).abs().max() < 1e-6
+    assert out.log_z is None or (out.log_z == 0).all()
+
+
+def test_contextual_never_reads_the_label():
+    net, (x, y) = mlp("contextual", keep=0.8), points()
     masks = gfo.sample(shake(net), x, y, seed=2)
     other = gfo.score(net, x, (y + 1) % 3, masks)
     assert torch.equal(gfo.score(net, x, y, masks).log_q, other.log_q)

@@ -149,9 +149,9 @@ def test_configs_and_hashes_of_recorded_runs_stand():
         record = json.loads(path.read_text())
         config = record["config"]["method"]
         assert create(record["method"], **config).config == config
-    full = gfo.GFlowOut(objective="subtb", masks=4, policy="unitwise", lam=0.5)
-    assert {k: full.config[k] for k in ("objective", "masks", "policy", "lam")} == {
-        "objective": "subtb", "masks": 4, "policy": "unitwise", "lam": 0.5,
+    full = gfo.GFlowOut(objective="subtb", masks=4, policy="unitwise", lam=0.5, keep=0.9)
+    assert {k: full.config[k] for k in ("objective", "masks", "policy", "lam", "keep")} == {
+        "objective": "subtb", "masks": 4, "policy": "unitwise", "lam": 0.5, "keep": 0.9,
     }  # fmt: skip
 
 

@@ -138,7 +138,7 @@ def one_epoch(configs):
         (["adaptation", "--method", "ensemble"], "several networks"),
         (["prior", "--method", "random"], "random has no exponent"),
         (["ablations", "--method", "random"], "no ablations of random"),
-        (["cifar-variations", "--method", "contextual"], "no variations of contextual"),
+        (["cifar-variations", "--method", "concrete"], "no variations of concrete"),
     ],
 )
 def test_the_command_names_what_is_wrong(args, message, capsys, tmp_path):

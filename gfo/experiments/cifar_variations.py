@@ -1,5 +1,5 @@
-"""One change at a time to the CIFAR experiment: the block of the paper's Figure 5, and a rate that
-keeps more, which shows how much of a comparison there is one of rates."""
+"""Changes to the CIFAR experiment: the block of the paper's Figure 5, and methods that start from a
+rate that keeps more, which shows how much of a comparison there is one of rates."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from .cifar import Cifar, configuration
 
 FIGURE_5 = "BatchNorm–Conv–BatchNorm–Conv"
 KEPT = "keep 0.9"
+ON_POLICY = "keep 0.9, on-policy"  # the paper's q~ pulls a rate toward one half in training
 # Name of the change: what differs from the configuration of the CIFAR experiment; entries of
 # "method" are those of the method's own config.
 ORDER: dict[str, dict[str, Any]] = {FIGURE_5: {"order": "bn-conv"}}
+MORE: dict[str, dict[str, Any]] = {KEPT: {"method": {"keep": 0.9}}}
+EXACTLY: dict[str, dict[str, Any]] = {
+    ON_POLICY: {"method": {"keep": 0.9, "temperature": 1.0, "random": 0.0}}
+}
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {
-    "random": ORDER | {KEPT: {"method": {"keep": 0.9}}},
+    "random": ORDER | MORE,
     "deterministic": ORDER,
-    "gflowout": ORDER,
+    "contextual": MORE,
+    "gflowout": ORDER | MORE | EXACTLY,
 }
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..arm import arm
 from ..masked_pass import Pass
@@ -40,10 +39,8 @@ class ContextualDropout(Method):
 
     def make(self, spec):
         keep, hidden = self.config["keep"], self.config["hidden"]
-        self.q = LayerwisePolicy(spec.sites, spec.classes, ("h",), hidden=hidden)
+        self.q = LayerwisePolicy(spec.sites, spec.classes, ("h",), hidden=hidden, keep=keep)
         self.p = LearnedPolicy(spec.sites, keep)
-        for net in self.q.nets:
-            nn.init.constant_(net[-1].bias, float(torch.logit(torch.tensor(keep))))
 
     def log_reward(self, log_lik, log_p, n):
         return self.beta * log_lik + log_p

@@ -15,7 +15,7 @@ from .base import Loss, Method, check_keep
 READINGS = ("kl", "literal")
 # Arguments that came after the first recorded runs; left out of `config` at these values, so that
 # the identity of those runs holds.
-LATER = dict(objective="tb", masks=1, policy="layerwise", lam=0.9)
+LATER = dict(objective="tb", masks=1, policy="layerwise", lam=0.9, keep=0.5)
 
 
 class GFlowOut(Method):
@@ -44,6 +44,7 @@ class GFlowOut(Method):
     masks: masks an example and step, folded into the batch (the paper: 1); "vargrad" and
         "reverse-kl" compare masks of one example and need 2.
     policy: "layerwise", the paper's, or "unitwise"; a learned prior takes the policy of its q.
+    keep: the keep-probability at which q and a learned prior start.
     """
 
     own_posterior = True
@@ -66,6 +67,7 @@ class GFlowOut(Method):
         masks: int = 1,
         policy: str = "layerwise",
         lam: float = 0.9,
+        keep: float = 0.5,
     ):
         for value, allowed in (
             (prior_objective, READINGS),
@@ -82,7 +84,9 @@ class GFlowOut(Method):
             raise ValueError(f"masks is {masks}, objective {objective!r} needs at least {need}")
         if not lam >= 0:
             raise ValueError(f"lam is {lam}, needs to be at least 0")
-        later = dict(objective=objective, masks=masks, policy=policy, lam=lam)
+        later = dict(
+            objective=objective, masks=masks, policy=policy, lam=lam, keep=check_keep(keep)
+        )
         super().__init__(
             temperature=temperature, random=random, rescale=rescale,
             prior_objective=prior_objective, prior=prior, activation=activation, label=label,
@@ -90,6 +94,7 @@ class GFlowOut(Method):
             **{name: value for name, value in later.items() if value != LATER[name]},
         )  # fmt: skip
         self.objective, self.masks, self.policy, self.lam = objective, masks, policy, lam
+        self.keep = keep
         self.reads_label = label
         self.reads_before = activation == "before"
         self.literal, self.prior, self.beta, self.theta = (
@@ -107,7 +112,7 @@ class GFlowOut(Method):
         if self.reads_before and spec.x_size is None:
             raise ValueError('activation="before" needs x to be one small float tensor; use "same"')
         reads = ["h_before" if self.reads_before else "h"] + ["z"] * self.config["earlier"]
-        sizes = dict(before=spec.x_size, hidden=self.config["hidden"])
+        sizes = dict(before=spec.x_size, hidden=self.config["hidden"], keep=self.keep)
         policy = partial(POLICIES[self.policy], spec.sites, spec.classes, **sizes)
         self.q = policy(reads + ["y"] * self.reads_label)
         self.p = policy(reads) if self.prior is None else FixedPolicy(spec.sites, self.prior)
