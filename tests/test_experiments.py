@@ -7,7 +7,7 @@ import torch
 
 import gfo
 from gfo import records
-from gfo.experiments import adaptation, cifar, cifar_variations, rotation
+from gfo.experiments import adaptation, cifar, cifar_variations, prior, rotation
 from gfo.experiments.job import Job
 from gfo.recipe import recipe
 from gfo.registry import METHODS
@@ -61,6 +61,18 @@ def test_a_variation_changes_what_it_names_and_nothing_else():
     assert all(site.name.endswith("conv2") for site in net.sites) and len(net.sites) == 8
     kept = cifar_variations.variants("cifar10", "random", "reduced")[cifar_variations.KEPT]
     assert kept["method"] == gfo.methods.create("random", keep=0.9).config
+
+
+def test_recorded_tells_one_change_from_another(tiny, tmp_path):
+    how = dict(methods=["random"], profile="quick", out=tmp_path, progress=False, seeds=[0])
+    assert len(run("cifar-variations", **how)) == 2
+    for change, keep, order in ((cifar_variations.FIGURE_5, 0.5, "bn-conv"),
+                                (cifar_variations.KEPT, 0.9, None)):  # fmt: skip
+        (row,) = cifar_variations.recorded(change, "digits", "quick", tmp_path).to_dict("records")
+        assert (row["config"]["method"]["keep"], row["config"].get("order")) == (keep, order)
+    assert cifar_variations.recorded(cifar_variations.ON_POLICY, "digits", "quick", tmp_path).empty
+    with pytest.raises(ValueError, match="no variation 'keep 0.8'; known: BatchNorm"):
+        cifar_variations.recorded("keep 0.8", "digits", "quick", tmp_path)
 
 
 @pytest.mark.parametrize("method", ["gflowout", "ensemble"])
@@ -170,3 +182,25 @@ def test_reduced_runs_compute_in_bfloat16_only_where_the_processor_does(monkeypa
     config = cifar.configuration("cifar10", "random", "reduced")
     assert config["bf16"] and recipe(config, "cpu")["bf16"] is native
     assert recipe({}, "cpu")["bf16"] is False
+
+
+@pytest.mark.parametrize("name", ["moved", "predictive_nll"])
+def test_the_prior_experiment_goes_on_where_it_was_stopped(name, tmp_path, monkeypatch):
+    config = prior.Prior.configs("digits", "gflowout", "quick")[0] | {"epochs": 3, "hidden": [8, 8]}
+    job = Job("digits", "gflowout", 0, config, progress=False)
+    unbroken = prior.Prior.run(job)
+    real, calls = getattr(prior, name), []
+
+    def second_time_killed(*args, **how):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **how)
+
+    monkeypatch.setattr(prior, name, second_time_killed)
+    job = job._replace(checkpoint=tmp_path / "run.pt")
+    with pytest.raises(KeyboardInterrupt):
+        prior.Prior.run(job)
+    assert len(calls) == 2
+    assert prior.Prior.run(job) == unbroken
+    assert len(calls) == 4  # epoch 1 was not measured again

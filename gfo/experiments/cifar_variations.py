@@ -3,8 +3,12 @@ rate that keeps more, which shows how much of a comparison there is one of rates
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from .. import records
 from ..methods import create
 from ..registry import EXPERIMENTS
 from .cifar import Cifar, configuration
@@ -36,6 +40,19 @@ def variants(dataset: str, method: str, profile: str) -> dict[str, dict[str, Any
         own = base["method"] | change.get("method", {})
         found[name] = base | change | {"method": create(method, **own).config}
     return found
+
+
+def recorded(change: str, dataset: str, profile: str, out: Path | None = None) -> pd.DataFrame:
+    """The records of one change, as `records.read` gives them, of all methods that have it.
+    ValueError where none has."""
+    methods = [m for m, own in CHANGES.items() if change in own]
+    if not methods:
+        known = ", ".join(dict.fromkeys(name for own in CHANGES.values() for name in own))
+        raise ValueError(f"no variation {change!r}; known: {known}")
+    every = records.read("cifar-variations", out, dataset=dataset, profile=profile)
+    configs = (variants(dataset, m, profile)[change] for m in methods)
+    hashes = {records.config_hash(config) for config in configs}
+    return every[every["config_hash"].isin(hashes)] if len(every) else every
 
 
 @EXPERIMENTS.register("cifar-variations")

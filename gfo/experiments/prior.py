@@ -3,12 +3,15 @@ mask networks and likelihood exponents."""
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from ..files import write_atomically
 from ..fit import LEARNING_RATES, fit, predictive_nll
 from ..mask_stats import moved
 from ..methods import create
@@ -49,21 +52,32 @@ class Prior:
 
     @staticmethod
     def run(job: Job) -> dict[str, Any]:
-        """Train one epoch at a time, measuring after each; nats."""
+        """Train one epoch at a time, measuring after each; nats. What was measured lies beside the
+        checkpoint, so that a stopped run goes on from both."""
         splits, seed, config = job.splits(), job.seed, job.config
         net = make_net(splits, job.method, seed, config)
         x, y = (part[:POINTS] for part in splits.valid)
         series: dict[str, list[float]] = {"p_moved": [], "q_from_p": [], "valid_nll": []}
         with tempfile.TemporaryDirectory() as folder:
-            for epoch in range(1, config["epochs"] + 1):
-                history = fit(
-                    net, splits.train, epochs=epoch, batch=config["batch"], lr=config["lr"],
-                    seed=seed, device=job.device, checkpoint=Path(folder) / "run.pt",
-                    progress=job.progress,
+            checkpoint = job.checkpoint or Path(folder) / "run.pt"
+            measured = checkpoint.with_suffix(".json")
+            if measured.exists():
+                series = json.loads(measured.read_text())
+
+            def trained(epochs: int) -> pd.DataFrame:
+                """The history up to there; what the checkpoint holds is not trained again."""
+                return fit(
+                    net, splits.train, epochs=epochs, batch=config["batch"], lr=config["lr"],
+                    seed=seed, device=job.device, checkpoint=checkpoint, progress=job.progress,
                 )  # fmt: skip
+
+            for epoch in range(len(series["p_moved"]) + 1, config["epochs"] + 1):
+                trained(epoch)
                 nats = moved(net, x, y, samples=2, seed=seed)
                 series["p_moved"].append(float(np.sum(nats["p_moved"])))
                 series["q_from_p"].append(float(np.sum(nats["q_from_p"])))
                 series["valid_nll"].append(predictive_nll(net, splits.valid, config["samples"]))
+                write_atomically(measured, lambda path: path.write_text(json.dumps(series)))
+            history = trained(config["epochs"])
         series |= {"tb": list(history["tb"]), "nll": list(history["nll"])}
         return {name: [round(v, 6) for v in values] for name, values in series.items()}
