@@ -91,14 +91,8 @@ def fit(
     if not isinstance(train, tuple):
         batch = 0  # an iterable brings its own batches
     rates = learning_rates(lr)
-    groups = {**({"backbone": list(net.model.parameters())} if backbone else {})}
-    groups |= net.method.param_groups()
     make = optimizer or (lambda name, params: adam(params, rates[name]))
-    optimizers = {name: make(name, group) for name, group in groups.items()}
-    if not optimizers:
-        raise ValueError(
-            f"{net.method.name} has no mask parameters: nothing to train, backbone=False"
-        )
+    optimizers = optimizers_of(net, backbone, make)
     per_epoch = schedules.count(train, n, batch) if batch or schedule else None
     steps = epochs * per_epoch if schedule else 0
     moving = {"optimizers": optimizers, "schedulers": schedules.make(schedule, optimizers, steps)}
@@ -283,6 +277,19 @@ def learning_rates(lr: Mapping[str, float] | None) -> dict[str, float]:
 def name_of(thing: Any) -> str | None:
     """How a checkpoint tells apart what it cannot hold: by name."""
     return thing if isinstance(thing, str | None) else getattr(thing, "__qualname__", repr(thing))
+
+
+def optimizers_of(
+    net: Attached, backbone: bool, make: Callable[[str, list], torch.optim.Optimizer]
+) -> dict[str, torch.optim.Optimizer]:
+    """What `make` makes for each group; ValueError where there is nothing to train."""
+    groups = {"backbone": list(net.model.parameters())} if backbone else {}
+    groups |= net.method.param_groups()
+    if not groups:
+        raise ValueError(
+            f"{net.method.name} has no mask parameters: nothing to train, backbone=False"
+        )
+    return {name: make(name, group) for name, group in groups.items()}
 
 
 def adam(params: list, lr: float) -> torch.optim.Optimizer:
