@@ -138,8 +138,10 @@ class Attached(nn.Module):
         from .masked_pass import Visitor, small_features  # the pass builds on this module
 
         x = small_features(self, [args, kwargs])
-        with self.visiting(Visitor(self, source="mean", x=x)):
-            return self.model(*args, **kwargs)
+        visitor = Visitor(self, source="mean", x=x)
+        with self.visiting(visitor):
+            output = self.model(*args, **kwargs)
+        return visitor.finish(output)
 
     @contextlib.contextmanager
     def visiting(self, visitor: Visiting) -> Iterator[None]:
@@ -195,8 +197,9 @@ def attach(
         is taken for (B, T, C); where tokens may be padding, a site of class `gfo.tokens.Tokens`
         says so.
     method: `gfo.GFlowOut()`, …, or a registered name such as "gflowout".
-    example: an input batch (a tensor, or a tuple, list or dict of tensors), run once or twice
-        without gradient in eval mode to find widths, token counts and the number of classes.
+    example: an input batch (a tensor, or a tuple, list or dict of tensors), run a few times, also
+        doubled, without gradient in eval mode, to find widths, token counts, the number of classes
+        and what of a pass can be shared by many masks.
     axes: for a site whose shape cannot say it, a letter an axis: ("T", "B", "C"),
         ("B", "C", "L"), ("B", "H", "W", "C"). T has a mask a token, other letters share one.
     output: where the logits are, if the model returns a tuple (position) or dict (key).
@@ -204,18 +207,28 @@ def attach(
         `gfo.Categorical([1.0, 9.0])`, for graded answers `gfo.SoftTargets()`.
 
     Raises ValueError, naming the module, for a pattern that matches nothing and for a site that
-    is never called, is called twice in one pass, or returns no tensor.
+    is never called, is called twice in one pass, returns no tensor, or whose batch is not where
+    its axes say.
     """
     from .methods import create
+    from .prefix import replays  # which builds on this module
 
     method = create(method) if isinstance(method, str) else method
     names = find_sites(model, sites)
-    if any(isinstance(h, SiteHook) for m in model.modules() for h in m._forward_hooks.values()):
-        raise ValueError("this model already has masks; call net.detach() on the old net first")
+    check_bare(model)
     spec = inspect(model, names, example, axes or {}, output)
     method.build(spec, model)
     method.to(device_of(model))
-    return Attached(model, spec, method, likelihood or Categorical())
+    net = Attached(model, spec, method, likelihood or Categorical())
+    if not replays(net, example):
+        net.spec = spec._replace(batched=())
+    return net
+
+
+def check_bare(model: nn.Module) -> None:
+    """ValueError where the model has masks already."""
+    if any(isinstance(h, SiteHook) for m in model.modules() for h in m._forward_hooks.values()):
+        raise ValueError("this model already has masks; call net.detach() on the old net first")
 
 
 def find_sites(model: nn.Module, sites: str | Sequence[str]) -> list[str]:
@@ -260,7 +273,9 @@ def pick(output: Any, key: str | int | None) -> Tensor:
 
 def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping, output) -> Spec:
     """Run the example, once as it is and once doubled, and write down what the sites look like."""
-    if not leaves(example) or rows(example) < 1:
+    if not leaves(example):
+        raise ValueError(f"example is a {type(example).__name__} without a tensor: pass tensors")
+    if rows(example) < 1:
         raise ValueError("example is empty: pass a batch of at least one input")
     example = to_device(example, device_of(model))
     for name in axes:
@@ -275,6 +290,8 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
     sites = tuple(
         describe(name, model.get_submodule(name), outputs[name], axes.get(name)) for name in order
     )
+    for site in sites:
+        check_batch(site, outputs[site.name], dict(double)[site.name], rows(example))
     floats = features(example, any(site.tokens for site in sites))
     small = floats is not None and floats.shape[1] <= SMALL
     batch = rows(example)
@@ -378,6 +395,16 @@ def describe(name: str, module: nn.Module, h: Tensor, axes: Sequence[str] | None
         )
     tokens = h.shape[letters.index("T")] if "T" in letters else None
     return Site(name, letters, h.shape[letters.index("C")], tokens)
+
+
+def check_batch(site: Site, one: Tensor, two: Tensor, batch: int) -> None:
+    """ValueError unless axis "B" of a site holds the rows of the example, and of twice those."""
+    axis = site.axes.index("B")
+    if (one.shape[axis], two.shape[axis]) != (batch, 2 * batch):
+        raise ValueError(
+            f"axis {axis} of site {site.name!r}, of shape {tuple(one.shape)}, is not the batch of "
+            f"{batch}: name its axes with axes=…, or choose another module"
+        )
 
 
 def batched_modules(calls: list, double: list, batch: int) -> tuple[str, ...]:

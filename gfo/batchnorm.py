@@ -23,6 +23,13 @@ class _UnderTest(nn.Module):
         super().__init__()
         self.net, self.seed, self.calls = net, seed, 0
 
+    def train(self, mode: bool = True):
+        self.net.eval()
+        for module in self.net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(mode)
+        return self
+
     def forward(self, x: Tensor) -> None:
         gen = generator(self.seed, "batchnorm", self.calls, device=device_of(self.net))
         self.calls += 1
@@ -47,12 +54,23 @@ def reestimate(
     """
     check_net(net)
     check_x(net, x)
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x is a {type(x).__name__}: re-estimation reads one tensor")
     if min(batch, len(x)) < 2:
         raise ValueError(f"{len(x)} rows in batches of {batch}: BatchNorm needs two rows in one")
     gen = generator(seed, "batchnorm", "augment", device=device_of(net))
     parts = (to_device(part, device_of(net)) for part in x.split(batch) if len(part) > 1)
     torch.manual_seed(derive(seed, "batchnorm"))
     modes = [(module, module.training) for module in net.modules()]
-    update_bn((augment(part, gen) if augment else part for part in parts), _UnderTest(net, seed))
-    for module, mode in modes:
-        module.training = mode
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    held = [(m, m.momentum, {n: b.clone() for n, b in m.named_buffers()}) for m in norms]
+    try:
+        update_bn((augment(p, gen) if augment else p for p in parts), _UnderTest(net, seed))
+    except BaseException:  # update_bn zeroes the statistics first
+        for module, momentum, buffers in held:
+            module.momentum = momentum
+            module.load_state_dict(buffers, strict=False)
+        raise
+    finally:
+        for module, mode in modes:
+            module.training = mode

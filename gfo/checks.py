@@ -24,7 +24,8 @@ def check_x(net: Attached, x: Any) -> None:
     """Raise ValueError unless x looks like the example, is not empty and holds no NaN or inf."""
     parts, shapes = leaves(x), net.spec.shapes
     if len(parts) != len(shapes):
-        raise ValueError(f"x has {len(parts)} tensors, the example had {len(shapes)}")
+        what = f"{len(parts)} tensors" if parts else f"a {type(x).__name__} and no tensor"
+        raise ValueError(f"x has {what}, the example had {len(shapes)}")
     fixed = not any(site.tokens for site in net.sites)
     for part, shape in zip(parts, shapes, strict=True):
         got = tuple(part.shape[1:])

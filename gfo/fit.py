@@ -58,7 +58,8 @@ def fit(
 ) -> pd.DataFrame:
     """Train backbone and masks; return the history, one row an epoch.
 
-    train, valid: (x, y) tensors, or any re-iterable of (x, y) batches.
+    train, valid: (x, y) tensors, or any re-iterable of (x, y) batches. A DataLoader's own
+        `generator` is seeded anew each epoch.
     valid: early stopping with `patience` epochs on the negative log-likelihood of the predictive
         averaged over `samples` masks under fixed noise; the best weights are restored. Without it
         all epochs run and the last weights stay.
@@ -111,6 +112,8 @@ def fit(
                 break
             started = time.perf_counter()
             torch.manual_seed(derive(seed, "epoch", epoch))
+            if isinstance(own := getattr(train, "generator", None), torch.Generator):
+                own.manual_seed(derive(seed, "loader", epoch))  # a DataLoader's
             bar = tqdm(
                 ordered(train, batch, seed, epoch), desc=f"epoch {epoch + 1}/{epochs}",
                 total=per_epoch, leave=False, disable=not progress,
@@ -245,13 +248,21 @@ def prepare(net: Attached, data: Batches, what: str) -> tuple[Batches, int]:
     if iter(data) is data:
         raise ValueError(f"{what} can be read only once: pass a list or a DataLoader of batches")
     count = 0
-    for x, y in data:
+    for pair in data:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(f"{what} yields {describe_batch(pair)}, needs batches (x, y)")
+        x, y = pair
         check_x(net, x)
         check_y(net, x, y)
         count += rows(x)
     if not count:
         raise ValueError(f"{what} is empty: it yields no batch")
     return data, count
+
+
+def describe_batch(batch: Any) -> str:
+    what = f"a {type(batch).__name__}"
+    return f"{what} of {len(batch)}" if isinstance(batch, tuple | list) else what
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -268,6 +279,8 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 
 def learning_rates(lr: Mapping[str, float] | None) -> dict[str, float]:
+    if not isinstance(lr, Mapping | None):
+        raise ValueError(f"lr is {lr!r}, needs a rate by group: lr={{'backbone': {lr!r}}}, say")
     unknown = set(lr or {}) - set(LEARNING_RATES)
     if unknown:
         raise ValueError(f"lr names {sorted(unknown)}; the groups are {sorted(LEARNING_RATES)}")

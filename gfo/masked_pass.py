@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .attach import Attached, Site
+from .attach import Attached, Site, untouched
 from .noise import Noise
 from .objectives import CERTAIN, log_bernoulli
 from .policies import Context
@@ -169,12 +169,15 @@ class Visitor:
         h = token_mean(context.h, context.real[0]) if context.h.dim() == 3 else context.h
         return h if self.x is None else torch.cat([self.x, h], 1)
 
-    def finish(self, logits: Tensor) -> Tensor:
-        """The logits, once every site has run."""
+    def finish(self, output: Any) -> Any:
+        """What the model returned, once every site has run."""
         if len(self.masks) != len(self.net.sites):
             missing = self.net.sites[len(self.masks)].name
-            raise ValueError(f"site {missing!r} did not run in this pass, though it did on example")
-        return logits
+            raise ValueError(
+                f"site {missing!r} did not run in this pass, though it did on example (after "
+                "detach()? or compiled before attach: compile afterwards)"
+            )
+        return output
 
 
 def token_count(site: Site, h: Tensor) -> int:
@@ -198,7 +201,5 @@ def except_padding(values: Tensor | None, real: Tensor, constant: float) -> Tens
 @torch.no_grad()
 def without_gradient(net: Attached, x: Any, y: Tensor | None = None, **how) -> Pass:
     """A masked pass that leaves no mark: no gradient, no BatchNorm buffer moved, modes kept."""
-    from .attach import untouched
-
     with untouched(net):
         return masked_pass(net, x, y, **how)

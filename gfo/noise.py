@@ -16,7 +16,10 @@ from torch import Tensor
 
 
 def derive(seed: int, *key: int | str) -> int:
-    """A 63-bit seed that depends on `seed` and every part of `key`."""
+    """A 63-bit seed that depends on `seed` and every part of `key`, but for zeros at the end of a
+    key of less than four parts: (“a”,) and (“a”, 0) are one. ValueError for a negative seed."""
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: seeds are whole numbers from 0 on")
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else int(part) for part in key]
     state = np.random.SeedSequence([int(seed), *words]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attach import Attached
-from .tree import call, leaves, tree_map
+from .attach import Attached, untouched
+from .tree import call, device_of, leaves, to_device, tree_map
 
 
 class Repeated(Tensor):
@@ -86,6 +86,28 @@ class Prefix:
             return forward
 
         return swapped({m: give(outs, m.forward) for m, outs in self.kept.items()})
+
+
+def replays(net: Attached, example: Any) -> bool:
+    """Whether a network gives with a replayed prefix what it gives in one plain pass. It does not
+    where a module that is not run again would have done more than return a tensor, such as append
+    its output to a list; then nothing can be kept. Masks play no part here."""
+    example = to_device(example, device_of(net))
+
+    def logits(x: Any) -> Tensor:
+        with net.visiting(lambda layer, h, real: h):
+            return net.logits(call(net.model, x))
+
+    with untouched(net), torch.no_grad():
+        want = logits(tree_map(lambda t: torch.cat([t, t]), example))
+        try:
+            with Prefix(net, example).replay(2):
+                got = logits(tree_map(lambda t: Repeated(t, 2), example))
+        except Exception:  # whatever a model raises that misses what it left behind
+            return False
+    # only rounding may differ: of another algorithm, coarse in TF32, coarser in half precision
+    near = 5e-3 if want.dtype in (torch.float32, torch.float64) else 3e-2
+    return got.shape == want.shape and bool((got - want).abs().max() <= near * want.abs().max())
 
 
 def finished(net: Attached, x: Any) -> list[tuple[nn.Module, Tensor | None]]:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .save import write_atomically
+from .files import write_atomically
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "book" / "results"
@@ -153,6 +153,14 @@ def provenance() -> dict[str, Any]:
         if (status := _git("status", "--porcelain", "--", ".")) is None
         else bool(status),
     }
+
+
+@functools.cache
+def source() -> str:
+    """12 hex digits of all files of the package, as they were when first asked: commits do not
+    tell one uncommitted change from another."""
+    files = sorted(HERE.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def _git(*args: str) -> str | None:

@@ -83,8 +83,10 @@ def run(
             calls = [joblib.delayed(one)(i, how, force and not wait, wait) for i in todo]
             done = spread(calls, jobs, engine, scheduler)
             label = f"{experiment} on {dataset}{what}"
-            list(tqdm(done, desc=label, total=len(todo), disable=not progress))
-        todo = missing()
+            claimed = [
+                i for i in tqdm(done, desc=label, total=len(todo), disable=not progress) if i
+            ]
+            todo = [i for i in missing() if i not in claimed] + claimed
     rows = [records.read_one(records.path_of(**identity, out=out)) for identity in grid]
     return pd.DataFrame(rows)
 

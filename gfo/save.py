@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .attach import Attached, Site, Spec
+from .attach import Attached, Site, Spec, check_bare
 from .checks import check_net
 from .files import write_atomically
 from .likelihood import Categorical
@@ -30,8 +30,15 @@ def _plain(value: Any) -> Any:
 
 
 def save(net: Attached, path: str | Path) -> None:
-    """Write weights, buffers, sites and method of `net` to `path`."""
+    """Write weights, buffers, sites and method of `net` to `path`. ValueError where `load` would
+    make another method of it: one whose class is in no registry."""
     check_net(net)
+    method = net.method
+    if type(create(method.name, **method.config)) is not type(method):
+        raise ValueError(
+            f"{type(method).__name__} is not registered, {method.name!r} is another class: give it "
+            "a name of its own with @METHODS.register"
+        )
     content = {"gfo": describe(net), "state": net.state_dict()}
     write_atomically(path, lambda temporary: torch.save(content, temporary))
 
@@ -47,8 +54,13 @@ def load(path: str | Path, model: nn.Module, *, likelihood: Any = None) -> Attac
     content = read(path)
     about = content["gfo"]
     net = model if isinstance(model, Attached) else _attach_as(about, model, likelihood)
-    check_same(about, describe(net), path)
-    load_state(net, content["state"], path)
+    try:
+        check_same(about, describe(net), path)
+        load_state(net, content["state"], path)
+    except ValueError:
+        if net is not model:
+            net.detach()
+        raise
     return net
 
 
@@ -80,11 +92,15 @@ def check_same(there: dict, here: dict, path: str | Path) -> None:
 
 
 def load_state(net: Attached, state: dict, path: str | Path) -> None:
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise ValueError(f"{str(path)!r} holds another architecture: {first}") from None
+    mine = {k: tuple(v.shape) for k, v in net.state_dict().items()}
+    there = {k: tuple(v.shape) for k, v in state.items()}
+    for key in mine | there:  # before a weight moves: torch copies what fits, then complains
+        if mine.get(key) != there.get(key):
+            raise ValueError(
+                f"{str(path)!r} holds another architecture: {key} is {there.get(key)} there, "
+                f"{mine.get(key)} here"
+            )
+    net.load_state_dict(state)
 
 
 def _attach_as(about: dict, model: nn.Module, likelihood: Any) -> Attached:
@@ -96,6 +112,7 @@ def _attach_as(about: dict, model: nn.Module, likelihood: Any) -> Attached:
         tuple(Site(*site) for site in sites), classes, tuple(tuple(s) for s in shapes),
         x_size, row_bytes, tuple(batched), output,
     )  # fmt: skip
+    check_bare(model)
     method = create(about["method"], **about["config"])
     method.build(spec, model)
     method.to(device_of(model))

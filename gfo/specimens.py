@@ -18,7 +18,7 @@ from .noise import generator
 from .objectives import log_bernoulli
 from .policies import FixedPolicy
 from .predict import noise_for, predict
-from .tree import repeat_rows, row_slice, rows
+from .tree import device_of, repeat_rows, row_slice, rows, to_device
 from .truth import truth
 
 
@@ -108,6 +108,7 @@ def policies(net: Attached, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
     """(log p, log q~) of all masks, (B, 2^M): the prior and the training policy."""
     masks = exact.all_masks([site.width for site in net.sites])
     method, log_p, log_tempered = net.method, [], []
+    x, y, masks = to_device((x, y, masks), device_of(net))
     for b in range(rows(x)):
         many = repeat_rows((row_slice(x, b, 1), y[b : b + 1]), len(masks[0]))
         out = without_gradient(net, *many, masks=masks)
@@ -122,9 +123,9 @@ def policies(net: Attached, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def leaky_predict(net: Attached, x: Any, y: Tensor, samples: int = 20, seed: int = 0) -> Tensor:
     """A predictive (B, K) whose masks come from q(z|x,y) at test time: it has seen the label."""
-    probs = 0
+    probs, (x, y) = 0, to_device((x, y), device_of(net))
     for index in range(samples):
-        noise = noise_for(net, len(y), generator(seed, "leak", index))
+        noise = noise_for(net, len(y), generator(seed, "leak", index, device=device_of(net)))
         probs = probs + net.likelihood.probs(
             without_gradient(net, x, y, noise=noise, source="q").logits
         )

@@ -45,14 +45,15 @@ def scratch_folder(scratch: str | Path | None) -> Path:
     return Path(scratch or Path(tempfile.gettempdir()) / "gfo-checkpoints").resolve()
 
 
-def one(identity: dict, how: How, force: bool, wait: bool) -> bool:
-    """Do one run and write its record, unless it is there. False where another process has claimed
-    the run and we are not to wait for it.
+def one(identity: dict, how: How, force: bool, wait: bool) -> dict | None:
+    """Do one run and write its record, unless it is there. Returns the identity where another
+    process has claimed the run and we are not to wait for it, else None.
 
     The claim is a lock of the operating system: it ends with the process that holds it, however
     that ends, so that a killed run is free for the next comer, who goes on from its checkpoint.
     """
-    records.provenance()  # the source as it is now, not as it is when the run ends
+    # the source as it is now, not as it is when the run ends
+    records.provenance(), records.source()
     if how.threads:
         torch.set_num_threads(how.threads)
     path = records.path_of(**identity, out=how.out)
@@ -68,15 +69,15 @@ def one(identity: dict, how: How, force: bool, wait: bool) -> bool:
             clear(checkpoint)
             Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout:
-        return False
-    return True
+        return identity
+    return None
 
 
 def origin(how: How) -> str:
     """What the identity of a run does not say and a checkpoint must not mix: where data lie, where
     the record goes, and the source, as 12 hex digits."""
-    source = {key: records.provenance()[key] for key in ("gfo_tree", "dirty")}
-    return records.config_hash({"root": str(data_root(how.root)), "out": str(how.out)} | source)
+    where = {"root": str(data_root(how.root)), "out": str(how.out)}
+    return records.config_hash(where | {"source": records.source()})
 
 
 def clear(checkpoint: Path) -> None:

@@ -257,6 +257,55 @@ def test_bad_sites_are_named(sites, how, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+class TimeFirst(nn.Module):
+    """Tokens before the batch, as `nn.MultiheadAttention` has them by default."""
+
+    def __init__(self):
+        super().__init__()
+        self.read, self.site, self.out = nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.out(self.site(self.read(x.transpose(0, 1))).mean(0))  # (B, T, C) -> (T, B, C)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 6), (5, 5, 6)])
+def test_a_batch_on_another_axis_is_refused_until_it_is_named(shape):
+    x = torch.randn(shape)
+    with pytest.raises(ValueError, match="axis 0 of site 'site', of shape .* is not the batch of"):
+        gfo.attach(TimeFirst(), ["site"], "random", x)
+    net = gfo.attach(TimeFirst(), ["site"], "random", x, axes={"site": "TBC"})
+    assert net.sites[0].tokens == 5 and gfo.sample(net, x)[0].shape == (len(x), 5, 6)
+
+
+def test_a_load_that_fails_leaves_the_model_as_it_was(toy, tmp_path):
+    net, x, _ = toy
+    gfo.save(net, tmp_path / "net.pt")
+    other, sites = toy_model(classes=2)  # all but the last layer fits
+    before = fingerprint(other)
+    with pytest.raises(ValueError, match="holds another architecture"):
+        gfo.load(tmp_path / "net.pt", other)
+    assert same(fingerprint(other), before)
+    gfo.attach(other, sites, "random", x)
+    with pytest.raises(ValueError, match="already has masks"):
+        gfo.load(tmp_path / "net.pt", net.model)
+
+
+def test_a_bare_call_without_hooks_is_refused(toy):
+    net, x, _ = toy
+    net.detach()
+    with pytest.raises(ValueError, match=r"did not run in this pass.*after detach\(\)"):
+        net(x)
+
+
+def test_a_class_in_no_registry_is_not_saved_as_its_parent(toy, tmp_path):
+    class Mine(gfo.RandomDropout):
+        pass
+
+    model, sites = toy_model()
+    with pytest.raises(ValueError, match="Mine is not registered, 'random' is another class"):
+        gfo.save(gfo.attach(model, sites, Mine(), toy[1]), tmp_path / "net.pt")
+
+
 def test_attaching_twice_or_reusing_a_method_is_refused(toy):
     net, x, _ = toy
     with pytest.raises(ValueError, match="already has masks"):

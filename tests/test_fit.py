@@ -97,6 +97,22 @@ def test_resume_is_exact_under_schedules_and_augmentation(name, step, tmp_path, 
             gfo.fit(fresh(), data, checkpoint=tmp_path / "run.pt", **how | {"epochs": 8})
 
 
+def test_resume_is_exact_with_a_loader_that_has_a_generator(tmp_path):
+    def loader():
+        data = torch.utils.data.TensorDataset(*problem())
+        own = torch.Generator().manual_seed(5)
+        return torch.utils.data.DataLoader(data, batch_size=32, shuffle=True, generator=own)
+
+    unbroken, half = fresh(), fresh()
+    how = {k: v for k, v in HOW.items() if k not in ("batch", "epochs")}
+    gfo.fit(unbroken, loader(), epochs=4, **how)
+    gfo.fit(half, loader(), epochs=2, checkpoint=tmp_path / "run.pt", **how)
+    resumed = fresh()
+    gfo.fit(resumed, loader(), epochs=4, checkpoint=tmp_path / "run.pt", **how)
+    assert torch.equal(weights(resumed), weights(unbroken))
+    assert not torch.equal(weights(half), weights(unbroken))
+
+
 def test_one_cycle_goes_up_and_down_in_every_group_and_ends_near_zero():
     seen, net = {"backbone": [], "masks": [], "log_z": []}, fresh()
 

@@ -166,9 +166,59 @@ def channels_last_case():
     return Wired(wiring, nn.ReLU()), ["site"], x
 
 
+def list_case():
+    """A module of the prefix appends its output to a list that is read behind the site."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+
+        def forward(self, h, seen):
+            seen.append(self.fc(h).relu())
+            return seen[-1]
+
+    def wiring(net, x):
+        seen = []
+        return net.site(net.block(x, seen)) + torch.stack(seen).sum(0)
+
+    net = Wired(wiring, nn.ReLU())
+    net.block = Block()
+    return net, ["site"], torch.randn(5, 6)
+
+
+def attribute_case():
+    """A module of the prefix leaves a skip connection in an attribute."""
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.skip = nn.Linear(6, 6), None
+
+        def forward(self, x):
+            self.skip = self.fc(x)
+            return self.skip.relu()
+
+    net = Wired(lambda net, x: net.site(net.encoder(x)) + net.encoder.skip, nn.ReLU())
+    net.encoder = Encoder()
+    return net, ["site"], torch.randn(5, 6)
+
+
+def view_case():
+    """A module of the prefix returns a view, changed in place, whose base is read later."""
+
+    def wiring(net, x):
+        h = net.a(x)
+        return net.site(net.act(net.view(h)).flatten(1) * 1.0) + h
+
+    net = Wired(wiring, nn.ReLU(inplace=True))
+    net.view = nn.Unflatten(1, (2, 3))
+    return net, ["site"], torch.randn(5, 6)
+
+
 CASES = [
     mlp_case, image_case, shortcut_case, token_case, sly_case, in_place_case, in_place_module_case,
-    same_object_case, shared_module_case, channels_last_case,
+    same_object_case, shared_module_case, channels_last_case, list_case, attribute_case, view_case,
 ]  # fmt: skip
 
 

@@ -138,6 +138,20 @@ def test_a_claimed_run_is_waited_for_and_taken_over_when_its_process_dies(folder
     assert pid == os.getpid() and starts(log) == {"s0_e0": 1, "s0_e1": 2, "s0_e2": 1, "s0_e3": 1}
 
 
+def test_force_redoes_a_run_that_another_process_has_claimed(folders, monkeypatch):
+    log, how = folders
+    run("tiny", seeds=[0], **how)
+    monkeypatch.setattr(Tiny, "epoch_s", 0.3)
+    other = FORK.Process(target=run, args=("tiny",), kwargs=dict(seeds=[0], force=True, **how))
+    other.start()
+    while starts(log).get("s0_e1", 0) < 2:
+        time.sleep(0.01)
+    (found,) = run("tiny", seeds=[0], force=True, **how)["pid"]  # waits for the other's record
+    assert found == other.pid
+    other.join()
+    assert starts(log)["s0_e3"] == 2  # redone once, by whoever claimed it
+
+
 @pytest.mark.parametrize("change", ["root", "out", "force", "source"])
 def test_a_checkpoint_of_other_data_source_or_results_is_left_alone(folders, change, monkeypatch):
     log, how = folders
@@ -152,8 +166,7 @@ def test_a_checkpoint_of_other_data_source_or_results_is_left_alone(folders, cha
     assert starts(log) == {"s0_e0": 1, "s0_e1": 1, "s0_e2": 1}
     more = {"root": {"root": log}, "out": {"out": how["out"] / "other"}, "force": {"force": True}}
     if change == "source":
-        other = records.provenance() | {"gfo_tree": "0" * 40}
-        monkeypatch.setattr("gfo.sweep.records.provenance", lambda: other)
+        monkeypatch.setattr("gfo.sweep.records.source", lambda: "0" * 12)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     run("tiny", seeds=[0], **how | more.get(change, {}))
     assert starts(log)["s0_e0"] == 2

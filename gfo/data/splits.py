@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import tempfile
 import zlib
@@ -85,8 +86,9 @@ def unit(x: Tensor) -> Tensor:
 def fetch(name: str, root: Path, holds: str, read: Callable[[], Any]) -> Any:
     """What `read` gets from torchvision, which downloads and verifies checksums; where that fails,
     FileNotFoundError in one line. One process at a time: two that download would find each other's
-    half-written files. The lock is not under root, which may be read-only."""
-    place = zlib.crc32(str(root.resolve()).encode())
+    half-written files. The lock is not under root, which may be read-only; each user has one, since
+    the folder of temporary files keeps others out of it."""
+    place = zlib.crc32(f"{getpass.getuser()} {root.resolve()}".encode())
     try:
         with FileLock(Path(tempfile.gettempdir()) / f"gfo-{name}-{place:08x}.lock"):
             return read()

@@ -19,6 +19,7 @@ from .. import records
 from ..data import Splits, icu_synthetic
 from ..data.cohort import Cohort, Rules, cohort
 from ..data.hospitals import MIN_STAYS, by_hospital, draw_parts
+from ..files import write_atomically
 from ..fit import LEARNING_RATES
 from ..likelihood import Categorical
 from ..methods import create
@@ -26,7 +27,6 @@ from ..noise import derive
 from ..predict import predict
 from ..profiles import budget
 from ..registry import EXPERIMENTS
-from ..save import write_atomically
 from . import tune
 from .job import Job
 from .rotation import fitted
