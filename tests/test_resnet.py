@@ -146,7 +146,10 @@ def test_bad_networks_are_named(tmp_path):
         (lambda: gfo.models.resnet18(order="conv"), "order is 'conv'"),
         (lambda: gfo.models.resnet18(width=0), "width 0"),
         (lambda: gfo.models.resnet18(blocks=()), "blocks"),
-        (lambda: gfo.load(tmp_path / "net.pt", wide), "holds another architecture: model.conv1.weight is"),
+        (
+            lambda: gfo.load(tmp_path / "net.pt", wide),
+            "holds another architecture: model.conv1.weight is",
+        ),
         (lambda: gfo.predict(net, torch.randn(2, 3, 9, 9)), r"x has shape \(2, 3, 9, 9\)"),
     ):
         with pytest.raises(ValueError, match=message) as error:
