@@ -28,9 +28,8 @@ def log_prob(tables: Tables, temperature: float = 1.0, random: float = 0.0) -> T
         (masks,) = exact.all_masks([width])
         layer = logits @ masks.to(logits).T - F.softplus(logits).sum(-1, keepdim=True)
         if random:
-            layer = torch.logaddexp(
-                layer + math.log1p(-random), torch.tensor(math.log(random) - width * math.log(2))
-            )
+            policy, coins = torch.tensor([1 - random, random]).to(layer).log()  # −inf at an end
+            layer = torch.logaddexp(layer + policy, coins - width * math.log(2))
         total = layer if total is None else total.unsqueeze(-1) + layer
         total = total.flatten(-2)  # (..., 2^{earlier}, 2^C_l) -> (..., 2^{so far})
     return total

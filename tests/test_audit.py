@@ -64,6 +64,9 @@ def test_fixed_point_solves_its_equation_and_is_the_best_q_when_sampling_is_on_p
     torch.testing.assert_close(exact.kl(on, post), exact.kl(best, post), rtol=0, atol=5e-5)
     elbo = (on.exp() * (log_reward - on)).sum(1)
     torch.testing.assert_close(log_z, elbo)  # layer-wise, on-policy: log Z sinks to the ELBO
+    coins, _ = floors.tempered_fixed_point(log_reward, WIDTHS, random=1.0)
+    hot, _ = floors.tempered_fixed_point(log_reward, WIDTHS, temperature=1e9, random=0.0)
+    torch.testing.assert_close(coins, hot)  # both explore uniformly: least squares over all masks
     log_q, log_z = floors.tempered_fixed_point(log_reward, WIDTHS)
     masks = exact.all_masks(WIDTHS)[0].double()
     keep = log_q.exp() @ masks  # q is exact at layer 1: its marginals are the σ
