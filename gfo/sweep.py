@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -40,9 +41,11 @@ class How(NamedTuple):
 
 
 def scratch_folder(scratch: str | Path | None) -> Path:
-    """Where checkpoints and claims lie, outside the results: the system's temporary folder unless
-    said otherwise."""
-    return Path(scratch or Path(tempfile.gettempdir()) / "gfo-checkpoints").resolve()
+    """Where checkpoints and claims lie, outside the results: a folder of the user's own in the
+    system's temporary folder unless said otherwise."""
+    # users of one machine share /tmp; on Windows the temporary folder is the user's own
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    return Path(scratch or Path(tempfile.gettempdir()) / f"gfo-checkpoints{user}").resolve()
 
 
 def one(identity: dict, how: How, force: bool, wait: bool) -> dict | None:
