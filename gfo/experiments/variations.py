@@ -25,7 +25,11 @@ GFLOWOUT: dict[str, dict[str, Any]] = {
     "likelihood exponent 100": dict(beta=100.0),
     "VarGrad, two masks a step": dict(objective="vargrad", masks=2),
     "unit-wise policy": dict(policy="unitwise"),
+    # The search moved the rate of plain dropout, which chose 0.8, but not where q and p start.
+    "start at keep 0.8": dict(keep=0.8),
+    "start at keep 0.8, no tempering": dict(keep=0.8, temperature=1.0, random=0.0),
 }
+STARTS = ("start at keep 0.8", "start at keep 0.8, no tempering")
 CONTROLS = ("VarGrad, two masks a step", "unit-wise policy")
 # The paper's Random row (87.38 % clean, 43.96 % rotated) is far below plain dropout: six settings.
 RANDOM: dict[str, dict[str, Any]] = {
