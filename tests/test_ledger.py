@@ -9,7 +9,9 @@ from scipy.stats import ttest_rel
 from gfo import ledger, records
 from gfo.compare import interval, paired, shared, spread
 from gfo.experiments import tune
-from gfo.experiments.variations import CHANGES, variants
+from gfo.experiments.table1 import Table1
+from gfo.experiments.variations import CHANGES, STARTS, variants
+from gfo.registry import EXPERIMENTS
 
 
 def frame(values: dict[str, list[float]]) -> pd.DataFrame:
@@ -193,6 +195,14 @@ def test_a_variation_changes_what_it_says_and_nothing_else(method):
     missing = set(CHANGES[method]) - set(found)
     for name in missing:  # left out: it is what the configuration already is
         assert CHANGES[method][name].items() <= base["method"].items()
+
+
+def test_the_moved_starts_differ_from_the_tuned_run_in_nothing_else():
+    (base,) = Table1.configs("digits", "gflowout", "quick")
+    for name, config in variants("digits", "gflowout", "quick", STARTS).items():
+        assert config == base | {"method": base["method"] | STARTS[name]}
+    with pytest.raises(ValueError, match="random has no start of its own"):
+        EXPERIMENTS["starts"].configs("digits", "random", "quick")
 
 
 def test_spread_is_half_the_interval_of_what_is_there():
