@@ -122,16 +122,20 @@ def times(what: str, table: pd.DataFrame, name: str) -> dict[str, float]:
     return {f"{what}_{key}": value for key, value in columns.items()}
 
 
-def save(table: pd.DataFrame, device: str, out: Path | None, wall_s: float, **gpu: bool) -> None:
-    """Write each row as a record of the experiment "bench"; what was measured is its config."""
+def save(
+    table: pd.DataFrame, device: str, out: Path | None, wall_s: float, process: int, **gpu: bool
+) -> None:
+    """Write each row as a record of the experiment "bench"; what was measured is its config, the
+    number of the process its seed."""
     at = pick_device(device)
     how = {"device": at.type, "threads": torch.get_num_threads(), "samples": SAMPLES, **gpu}
     for row in table.drop(columns="device").to_dict("records"):
         config = {key: row.pop(key) for key in ("model", "batch", "pairs")} | how
         shape = "x".join(map(str, CASES[config["model"]].shape))
         records.write(
-            experiment="bench", dataset=f"noise-{shape}", method=row.pop("method"), seed=0,
-            profile="full", config=config, metrics=row, device=at, wall_s=wall_s, out=out,
+            experiment="bench", dataset=f"noise-{shape}", method=row.pop("method"),
+            seed=process, profile="full", config=config, metrics=row, device=at, wall_s=wall_s,
+            out=out,
         )  # fmt: skip
 
 
@@ -163,6 +167,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--parts", action="store_true", help="also show where a step's time goes")
     parser.add_argument("--save", action="store_true", help="write records")
+    # The interval of one process does not hold what differs between processes: some hundredths of
+    # a ratio for the ResNet-18 on a CPU (chapter What it costs).
+    parser.add_argument("--process", type=int, default=0, help="number of this process, on record")
     parser.add_argument("--out", type=Path, help="where records go; default: book/results")
     for option in ("bf16", "channels-last", "compile"):
         parser.add_argument(f"--{option}", action="store_true", help="on a GPU only")
@@ -173,13 +180,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             if a.threads < 1:
                 raise ValueError(f"threads is {a.threads}, needs to be at least 1")
             torch.set_num_threads(a.threads)
+        if a.process < 0:
+            raise ValueError(f"process is {a.process}, needs to be at least 0")
         tables = []
         for model in a.model:
             started = time.perf_counter()
             how = dict(pairs=a.pairs, batch=a.batch, device=a.device)
             tables.append(compare(model, a.method, **how, **gpu))
             if a.save:
-                save(tables[-1], a.device, a.out, time.perf_counter() - started, **gpu)
+                save(tables[-1], a.device, a.out, time.perf_counter() - started, a.process, **gpu)
     except ValueError as error:
         print(f"gfo.bench: {error}", file=sys.stderr)
         return 2

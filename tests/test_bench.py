@@ -88,13 +88,13 @@ def test_every_method_is_measured_on_an_image_network(monkeypatch):
 
 def test_the_command_prints_rows_and_saves_records(tmp_path, capsys):
     args = ["--model", "tiny", "--method", "random", "--pairs", "6", "--out", str(tmp_path)]
-    assert bench.main([*args, "--json", "--save"]) == 0
+    assert bench.main([*args, "--json", "--save", "--process", "2"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["method"] for row in rows] == ["plain", "random"]
     assert all(set(KEYS) <= set(row) for row in rows)
     found = records.read("bench", tmp_path, profile="full").set_index("method")
     assert found["step_ratio"]["random"] == round(rows[1]["step_ratio"], 6)
-    assert found["config"]["random"]["model"] == "tiny"
+    assert found["config"]["random"]["model"] == "tiny" and (found["seed"] == 2).all()
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,7 @@ def test_the_command_prints_rows_and_saves_records(tmp_path, capsys):
         (["--model", "tiny", "--bf16"], "measured on a GPU"),
         (["--model", "tiny", "--batch", "0"], "batch is 0"),
         (["--model", "tiny", "--threads", "-1"], "threads is -1"),
+        (["--model", "tiny", "--process", "-1"], "process is -1"),
         (["--model", "tiny", "--device", "gpu"], "device 'gpu' is none"),
     ],
 )
