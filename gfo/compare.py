@@ -36,9 +36,15 @@ def shared(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["seed"].isin(seeds if len(seeds) > 1 else [])]
 
 
+def why_none(found: pd.DataFrame) -> str:
+    """What a page says where `shared` leaves nothing of the records `found`."""
+    return f"{len(found)} runs so far, too few to compare" if len(found) else "not run here"
+
+
 def paired(frame: pd.DataFrame, metric: str, reference: str = "random") -> pd.DataFrame:
     """Each method's `metric` minus that of `reference`, seed by seed: one row a method with n,
-    difference, low, high (95 % t interval, not corrected for the number of rows).
+    difference, half, low, high: a 95 % t interval, difference ± half, not corrected for the number
+    of rows.
 
     frame: records as `records.read` gives them, of one data set and profile, one record a method
     and seed. Raises ValueError where a (method, seed) has two.
@@ -46,15 +52,15 @@ def paired(frame: pd.DataFrame, metric: str, reference: str = "random") -> pd.Da
     if frame.duplicated(["method", "seed"]).any():
         raise ValueError("two records of one method and seed: select one configuration first")
     wide = frame.pivot(index="seed", columns="method", values=metric)
-    rows = {}
+    rows, columns = {}, ["n", "difference", "half", "low", "high"]
     for method in wide.columns.drop(reference, errors="ignore"):
         if reference not in wide:
             break
         gap = (wide[method] - wide[reference]).dropna().to_numpy(float)
         if len(gap):
             low, high = interval(gap)
-            rows[method] = {"n": len(gap), "difference": gap.mean(), "low": low, "high": high}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["n", "difference", "low", "high"])
+            rows[method] = [len(gap), gap.mean(), (high - low) / 2, low, high]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def spread(values: Iterable[float], confidence: float = 0.95) -> tuple[float, float]:

@@ -7,10 +7,10 @@ import torch
 from scipy.stats import ttest_rel
 
 from gfo import ledger, records
-from gfo.compare import interval, paired, shared, spread
+from gfo.compare import interval, paired, shared, spread, why_none
 from gfo.experiments import tune
 from gfo.experiments.table1 import Table1
-from gfo.experiments.variations import CHANGES, STARTS, variants
+from gfo.experiments.variations import CHANGES, STARTS, names, variants
 from gfo.registry import EXPERIMENTS
 
 
@@ -31,6 +31,7 @@ def test_shared_keeps_the_seeds_that_all_methods_have_if_there_are_two():
     frame = pd.DataFrame(runs, columns=["method", "seed"])
     assert set(shared(frame)["seed"]) == {0, 1} and len(shared(frame)) == 4
     assert shared(frame[frame["seed"] != 1]).empty and shared(frame[:0]).empty
+    assert why_none(frame[:0]) == "not run here" and why_none(frame).startswith("5 runs so far")
 
 
 def test_paired_interval_is_scipys():
@@ -41,6 +42,7 @@ def test_paired_interval_is_scipys():
     row = found.loc["gflowout"]
     assert row["n"] == 9 and row["difference"] == pytest.approx((b - a).mean())
     assert (row["low"], row["high"]) == pytest.approx((theirs.low, theirs.high))
+    assert row["half"] == pytest.approx((theirs.high - theirs.low) / 2)
 
 
 def test_pairing_takes_shared_seeds_only_and_removes_what_seeds_share():
@@ -201,6 +203,8 @@ def test_the_moved_starts_differ_from_the_tuned_run_in_nothing_else():
     (base,) = Table1.configs("digits", "gflowout", "quick")
     for name, config in variants("digits", "gflowout", "quick", STARTS).items():
         assert config == base | {"method": base["method"] | STARTS[name]}
+        found = names("digits", "gflowout", "quick", STARTS)
+        assert found[records.config_hash(config)] == name
     with pytest.raises(ValueError, match="random has no start of its own"):
         EXPERIMENTS["starts"].configs("digits", "random", "quick")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import records
 from ..methods import create
 from ..registry import EXPERIMENTS
 from .rotation import DIGITS, Rotation
@@ -56,6 +57,14 @@ def variants(
         if config not in found.values():
             found[name] = config
     return found
+
+
+def names(
+    dataset: str, method: str, profile: str, changes: dict[str, dict[str, Any]] | None = None
+) -> dict[str, str]:
+    """The name of each of `variants` by its configuration's hash, which records carry."""
+    found = variants(dataset, method, profile, changes)
+    return {records.config_hash(config): name for name, config in found.items()}
 
 
 @EXPERIMENTS.register("variations")
