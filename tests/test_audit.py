@@ -9,8 +9,8 @@ import torch
 from conftest import shake, toy_model
 
 import gfo
-from gfo import audit, exact, floors, truth
-from gfo.objectives import log_bernoulli
+from gfo.audit import exact, exact_audit, layerwise_optimum, toys, trial
+from gfo.core.objectives import log_bernoulli
 
 WIDTHS = (3, 2)
 
@@ -18,11 +18,11 @@ WIDTHS = (3, 2)
 @pytest.fixture(scope="module")
 def small():
     """A toy with 2^5 masks and 6 points; not the audit's own net."""
-    return exact.toy(WIDTHS, points=6, seed=61)
+    return toys.toy(WIDTHS, points=6, seed=61)
 
 
 def tables(lead, seed=0):
-    made = floors._tables(lead, WIDTHS)
+    made = layerwise_optimum._tables(lead, WIDTHS)
     gen = torch.Generator().manual_seed(seed)
     return [t.normal_(generator=gen) for t in made]
 
@@ -36,21 +36,23 @@ def test_table_probabilities_are_bernoullis_given_the_prefix():
     prefix = (z1 @ torch.tensor([4.0, 2.0, 1.0])).long()
     for point in range(4):
         want = log_bernoulli(logits[0][point], z1) + log_bernoulli(logits[1][point][prefix], z2)
-        got = floors.log_prob([t[point] for t in logits])
+        got = layerwise_optimum.log_prob([t[point] for t in logits])
         torch.testing.assert_close(got.float(), want, rtol=0, atol=1e-5)  # log_bernoulli: float32
     for how in ({}, dict(temperature=2.0, random=0.1)):
-        total = floors.log_prob(logits, **how).exp().sum(-1)
+        total = layerwise_optimum.log_prob(logits, **how).exp().sum(-1)
         torch.testing.assert_close(total, torch.ones(4, dtype=torch.float64))
 
 
 def test_best_layerwise_finds_a_layerwise_posterior_and_no_worse_one_elsewhere():
-    inside = floors.log_prob(tables((5,)))
-    log_q, spread = floors.best_layerwise(inside, WIDTHS)
+    inside = layerwise_optimum.log_prob(tables((5,)))
+    log_q, spread = layerwise_optimum.best_layerwise(inside, WIDTHS)
     assert exact.kl(log_q, inside).max() < 1e-5 and spread < 1e-3  # a slow start stops early
     outside = torch.randn(5, 32, dtype=torch.float64).log_softmax(1)
-    log_q, _ = floors.best_layerwise(outside, WIDTHS)
+    log_q, _ = layerwise_optimum.best_layerwise(outside, WIDTHS)
     best = exact.kl(log_q, outside)
-    rivals = torch.stack([exact.kl(floors.log_prob(tables((5,), s)), outside) for s in range(200)])
+    rivals = torch.stack(
+        [exact.kl(layerwise_optimum.log_prob(tables((5,), s)), outside) for s in range(200)]
+    )
     assert (best > 1e-3).all() and (best < rivals.amin(0)).all()
 
 
@@ -58,16 +60,18 @@ def test_fixed_point_solves_its_equation_and_is_the_best_q_when_sampling_is_on_p
     """E_q~[(log Z + log q − log R) ∇log q] = 0: the derivative of log q by a logit is z − σ."""
     torch.manual_seed(1)
     log_reward = torch.randn(3, 32, dtype=torch.float64)
-    on, log_z = floors.tempered_fixed_point(log_reward, WIDTHS, temperature=1.0, random=0.0)
-    best, _ = floors.best_layerwise(log_reward, WIDTHS)
+    on, log_z = layerwise_optimum.tempered_fixed_point(
+        log_reward, WIDTHS, temperature=1.0, random=0.0
+    )
+    best, _ = layerwise_optimum.best_layerwise(log_reward, WIDTHS)
     post = log_reward.log_softmax(1)
     torch.testing.assert_close(exact.kl(on, post), exact.kl(best, post), rtol=0, atol=5e-5)
     elbo = (on.exp() * (log_reward - on)).sum(1)
     torch.testing.assert_close(log_z, elbo)  # layer-wise, on-policy: log Z sinks to the ELBO
-    coins, _ = floors.tempered_fixed_point(log_reward, WIDTHS, random=1.0)
-    hot, _ = floors.tempered_fixed_point(log_reward, WIDTHS, temperature=1e9, random=0.0)
+    coins, _ = layerwise_optimum.tempered_fixed_point(log_reward, WIDTHS, random=1.0)
+    hot, _ = layerwise_optimum.tempered_fixed_point(log_reward, WIDTHS, temperature=1e9, random=0.0)
     torch.testing.assert_close(coins, hot)  # both explore uniformly: least squares over all masks
-    log_q, log_z = floors.tempered_fixed_point(log_reward, WIDTHS)
+    log_q, log_z = layerwise_optimum.tempered_fixed_point(log_reward, WIDTHS)
     masks = exact.all_masks(WIDTHS)[0].double()
     keep = log_q.exp() @ masks  # q is exact at layer 1: its marginals are the σ
     a = torch.logit(keep)
@@ -98,7 +102,7 @@ def test_figures_against_pandas_and_hand_counts():
     log_q = torch.randn(3, 32, dtype=torch.float64).log_softmax(1)
     log_r = torch.randn(3, 32, dtype=torch.float64)
     log_r[:, ::5] = 0.5  # ties
-    table = truth.figures(log_q, log_r, torch.zeros(3, dtype=torch.float64))
+    table = exact_audit.figures(log_q, log_r, torch.zeros(3, dtype=torch.float64))
     for point in range(3):
         a, b = pd.Series(log_q[point].numpy()), pd.Series(log_r[point].numpy())
         row = table.iloc[point]
@@ -111,10 +115,10 @@ def test_figures_against_pandas_and_hand_counts():
         w = b - a
         assert row["var_log_w"] == pytest.approx(sum(q * (w - sum(q * w)) ** 2), abs=1e-9)
         assert row["log_z_error"] == pytest.approx(abs(math.log(sum(b.map(math.exp)))), abs=1e-9)
-    implied = truth.figures(log_q, log_r, None)  # E_q[log R − log q]: its error is the KL
+    implied = exact_audit.figures(log_q, log_r, None)  # E_q[log R − log q]: its error is the KL
     assert (implied["log_z_error"] - implied["kl"]).abs().max() < 1e-9
     # a perfect q sampled: TV of 32 cells at 10,000 draws is about √(32 / (2π · 10,000)) = 0.02
-    same = truth.figures(log_r.log_softmax(1), log_r, None)
+    same = exact_audit.figures(log_r.log_softmax(1), log_r, None)
     assert same["tv"].max() < 1e-9 and same["tv_sampled"].between(0.005, 0.05).all()
 
 
@@ -130,7 +134,7 @@ def test_targets_are_what_each_method_says(small):
         (gfo.IDGFlowOut(), (lik.sum(0) + uniform)[None]),
     ):
         with gfo.attach(small.model, small.sites, method, x) as net:
-            found = truth.truth(net, x, y)
+            found = exact_audit.truth(net, x, y)
             torch.testing.assert_close(found.log_reward, want, rtol=1e-5, atol=1e-4)  # float32 sums
             assert found.log_q.shape == want.shape
             table = gfo.audit_masks(net, x, y)
@@ -159,7 +163,7 @@ def test_any_attached_model_can_be_audited():
 
 @pytest.fixture(scope="module")
 def audited():
-    return audit.audit_seeds([301, 302])
+    return trial.audit_seeds([301, 302])
 
 
 def test_audit_meets_its_targets(audited):
@@ -175,8 +179,8 @@ def test_audit_meets_its_targets(audited):
 
 
 def test_json_is_a_list_with_the_promised_keys(audited, monkeypatch, capsys):
-    monkeypatch.setattr(audit, "audit_seeds", lambda *a, **k: audited)
-    assert audit.main(["--json", "--seeds", "2"]) == 0
+    monkeypatch.setattr(trial, "audit_seeds", lambda *a, **k: audited)
+    assert trial.main(["--json", "--seeds", "2"]) == 0
     rows = json.loads(capsys.readouterr().out)
     names = {(r["policy"], r["objective"], r["sampling"]) for r in rows}
     assert {("unitwise", "tb", "on-policy"), ("layerwise", "tb", "paper")} <= names
@@ -184,21 +188,21 @@ def test_json_is_a_list_with_the_promised_keys(audited, monkeypatch, capsys):
         for key in ("tv", "kl", "log_z_error", "spearman"):
             assert row[key] is not None and row[f"{key}_sd"] is not None
         assert row["seeds"] == 2 and row["points"] == 40
-    assert audit.main(["--seeds", "2"]) == 0
+    assert trial.main(["--seeds", "2"]) == 0
     assert "best_layerwise" in capsys.readouterr().out
 
 
 def test_every_objective_under_every_policy_comes_near_its_floor(small):
     """Short training: within a tenth of the best layer-wise KL; unit-wise, under a tenth of it."""
     fresh = gfo.attach(small.model, small.sites, gfo.GFlowOut(prior=0.5), small.x)
-    log_reward = truth.truth(fresh, small.x, small.y).log_reward
+    log_reward = exact_audit.truth(fresh, small.x, small.y).log_reward
     fresh.detach()
-    log_q, _ = floors.best_layerwise(log_reward, WIDTHS)
+    log_q, _ = layerwise_optimum.best_layerwise(log_reward, WIDTHS)
     floor = float(exact.kl(log_q, log_reward.log_softmax(1)).mean())
     for name in ("vargrad", "subtb", "reverse-kl"):
         for policy, limit in (("layerwise", 1.1 * floor), ("unitwise", 0.1 * floor)):
             how = dict(objective=name, policy=policy, masks=8, temperature=1.0, random=0.0)
-            net = audit.trained(gfo.GFlowOut(prior=0.5, **how), small, steps=600, lr=0.02)
+            net = trial.trained(gfo.GFlowOut(prior=0.5, **how), small, steps=600, lr=0.02)
             assert gfo.audit_masks(net, small.x, small.y)["kl"].mean() < limit, (name, policy)
 
 
@@ -215,21 +219,21 @@ ABLATIONS = {
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_each_ablation_is_one_call(name, small, monkeypatch):
-    monkeypatch.setattr(exact, "toy", lambda *a, **k: small)
-    table = audit.audit_toy(gfo.GFlowOut(**{"prior": 0.5, **ABLATIONS[name]}), steps=5)
+    monkeypatch.setattr(toys, "toy", lambda *a, **k: small)
+    table = trial.audit_toy(gfo.GFlowOut(**{"prior": 0.5, **ABLATIONS[name]}), steps=5)
     assert len(table) == 6 and table.notna().all(axis=None)
 
 
 def test_bad_input_gets_one_line(monkeypatch, capsys):
-    assert audit.main(["--units", "9", "8"]) == 2
+    assert trial.main(["--units", "9", "8"]) == 2
     assert "17 mask bits make 2^17 masks" in capsys.readouterr().err
-    assert audit.main(["--seeds", "0"]) == 2
+    assert trial.main(["--seeds", "0"]) == 2
     assert "at least one of each" in capsys.readouterr().err
-    monkeypatch.setattr(audit, "ATTEMPTS", 1)
-    assert audit.main(["--units", "1", "--points", "5", "--seeds", "1", "--jobs", "1"]) == 2
+    monkeypatch.setattr(trial, "ATTEMPTS", 1)
+    assert trial.main(["--units", "1", "--points", "5", "--seeds", "1", "--jobs", "1"]) == 2
     assert "too easy a test" in capsys.readouterr().err
     with pytest.raises(ValueError, match="needs to be 'default' or 'all'"):
-        audit.audit_seeds([0], objectives="tb")
+        trial.audit_seeds([0], objectives="tb")
     model, sites = toy_model()
     with pytest.raises(ValueError, match="need a net from gfo.attach, got a Sequential"):
         gfo.audit_masks(model, torch.randn(2, 6), torch.tensor([0, 1]))

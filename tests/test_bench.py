@@ -6,9 +6,9 @@ from math import comb
 import pytest
 import torch
 from conftest import Net
+from gfo_lab import bench, costs, records
 
 import gfo
-from gfo import bench, costs, records
 
 KEYS = (
     "model", "method", "batch", "step_ratio", "step_low", "step_high", "predict_ratio",

@@ -5,19 +5,19 @@ import warnings
 
 import pytest
 import torch
+from gfo_lab.bench import compare
+from gfo_lab.experiments.cifar import Cifar
+from gfo_lab.run import run
 
 import gfo
 from gfo import models
-from gfo.attach import attach
-from gfo.batchnorm import reestimate
-from gfo.bench import compare
+from gfo.core.attach import attach
+from gfo.core.masked_pass import masked_pass
+from gfo.core.predict import sample_logits
 from gfo.data import crop_flip
-from gfo.experiments.cifar import Cifar
-from gfo.fit import fit
-from gfo.masked_pass import masked_pass
 from gfo.methods import METHODS, create
-from gfo.predict import sample_logits
-from gfo.run import run
+from gfo.train.batchnorm import reestimate
+from gfo.train.fit import fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 RELATIVE = 1e-4  # float32 sums in another order

@@ -5,8 +5,8 @@ import torch
 from conftest import shake, toy_model
 
 import gfo
-from gfo import audit, exact, specimens, truth
-from gfo.diagnose import diagnose
+from gfo.audit import broken, exact, exact_audit, toys, trial
+from gfo.audit.diagnose import diagnose
 
 UNIT = dict(prior=0.5, masks=8, policy="unitwise", temperature=1.0, random=0.0)
 
@@ -14,7 +14,7 @@ UNIT = dict(prior=0.5, masks=8, policy="unitwise", temperature=1.0, random=0.0)
 def exact_figures(net, x, y):
     """The limits of the figures of `diagnose` as samples grow, over every mask."""
     score = exact.score_all(net, x, y)
-    log_q, log_r, log_z = truth.truth(net, x, y)
+    log_q, log_r, log_z = exact_audit.truth(net, x, y)
     log_p = score.log_p.double()[: len(log_q)]
     q, p, w = log_q.exp(), log_p.exp(), log_r - log_q
     evidence = log_r.logsumexp(1)
@@ -105,44 +105,44 @@ CORRECT = {
     "id": (gfo.IDGFlowOut, dict(temperature=1.0, random=0.0), 1500),
 }
 # name: (class, config, steps, the figure that catches it over all masks, its least value, whether
-# diagnose sees it). The least value is the limit's margin: see `specimens.LIMITS`.
+# diagnose sees it). The least value is the limit's margin: see `broken.LIMITS`.
 BROKEN = {
-    "mask-blind": (specimens.MaskBlind, UNIT, 400, "kl_left", 0.95, True),
-    "broadcast": (specimens.BroadcastLogZ, UNIT, 400, "log_z_left", 0.9, True),
+    "mask-blind": (broken.MaskBlind, UNIT, 400, "kl_left", 0.95, True),
+    "broadcast": (broken.BroadcastLogZ, UNIT, 400, "log_z_left", 0.9, True),
     "collapsed": (
-        specimens.Collapsed, UNIT | {"objective": "reverse-kl"}, 400, "kl_left", 2.0, True,
+        broken.Collapsed, UNIT | {"objective": "reverse-kl"}, 400, "kl_left", 2.0, True,
     ),
-    "no data": (specimens.NoData, dict(temperature=1.0, random=0.0), 400, "kl_left", 0.95, True),
-    "tempered prior": (specimens.TemperedPrior, dict(masks=8), 400, "prior_aim", 0.01, False),
+    "no data": (broken.NoData, dict(temperature=1.0, random=0.0), 400, "kl_left", 0.95, True),
+    "tempered prior": (broken.TemperedPrior, dict(masks=8), 400, "prior_aim", 0.01, False),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=[501, 502])  # seeds no setting was chosen on
 def seed_toy(request):
-    return request.param, exact.toy(seed=request.param)
+    return request.param, toys.toy(seed=request.param)
 
 
 @pytest.mark.parametrize("name", CORRECT)
 def test_no_figure_catches_a_correct_implementation(name, seed_toy):
     seed, toy = seed_toy
     make, config, steps = CORRECT[name]
-    net = audit.trained(make(**config), toy, seed=seed, steps=steps)
-    assert specimens.caught(specimens.examine(net, toy.x, toy.y)) == []
+    net = trial.trained(make(**config), toy, seed=seed, steps=steps)
+    assert broken.caught(broken.examine(net, toy.x, toy.y)) == []
     if name != "id":  # its layer-wise q misses a mode of p(z|D) on some toys, and is told so
         assert not diagnose(net, toy.x, toy.y)["flag"].any()
     if name == "unitwise":
-        leak = specimens.examine(net, toy.x, toy.y, specimens.leaky_predict)
-        assert specimens.caught(leak) == ["label_leak"] and leak["label_leak"] > 0.02
+        leak = broken.examine(net, toy.x, toy.y, broken.leaky_predict)
+        assert broken.caught(leak) == ["label_leak"] and leak["label_leak"] > 0.02
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_each_broken_specimen_is_caught(name, seed_toy):
     seed, toy = seed_toy
     make, config, steps, figure, least, seen = BROKEN[name]
-    net = audit.trained(make(**config), toy, seed=seed, steps=steps)
-    found = specimens.examine(net, toy.x, toy.y)
-    assert figure in specimens.caught(found) and found[figure] > least
-    evidence = truth.truth(net, toy.x, toy.y).log_reward.logsumexp(1)
+    net = trial.trained(make(**config), toy, seed=seed, steps=steps)
+    found = broken.examine(net, toy.x, toy.y)
+    assert figure in broken.caught(found) and found[figure] > least
+    evidence = exact_audit.truth(net, toy.x, toy.y).log_reward.logsumexp(1)
     if name == "broadcast" and (evidence - evidence.mean()).abs().mean() < 0.1:
         return  # one log Z for all is then off by little more than the 0.05 nat diagnose allows
     assert diagnose(net, toy.x, toy.y)["flag"].any() == seen

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from gfo_lab.experiments import easy_vqa as task
+from gfo_lab.experiments.job import Job
+from gfo_lab.vqa.questions import VisualQuestions, Words
 
-from gfo.data.questions import VisualQuestions, Words
-from gfo.experiments import easy_vqa as task
-from gfo.experiments.job import Job
-from gfo.metrics import clustered_error
+from gfo.evaluate.metrics import clustered_error
 
 ANSWERS = ["yes", "no", "red", "blue"]
 

@@ -7,7 +7,7 @@ import torch
 from conftest import all_masks, toy_model
 
 import gfo
-from gfo import exact
+from gfo.audit import exact, toys
 
 
 def test_all_masks_are_all_and_in_binary_order():
@@ -17,7 +17,7 @@ def test_all_masks_are_all_and_in_binary_order():
 
 
 def test_posterior_is_bayes_and_evidence_its_normaliser():
-    toy = exact.toy(units=(3, 2), points=4)
+    toy = toys.toy(units=(3, 2), points=4)
     net = gfo.attach(toy.model, toy.sites, gfo.RandomDropout(), toy.x)
     score = exact.score_all(net, toy.x, toy.y)
     post, evidence = exact.log_posterior(score.log_lik, score.log_p)

@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
+from gfo_lab import records
+from gfo_lab.experiments import adaptation, cifar, digits, prior
+from gfo_lab.experiments.job import Job
+from gfo_lab.run import run
 
 import gfo
-from gfo import records
-from gfo.experiments import adaptation, cifar, cifar_variations, prior, rotation
-from gfo.experiments.job import Job
-from gfo.recipe import recipe
-from gfo.registry import METHODS
-from gfo.run import run
+from gfo.core.registry import METHODS
+from gfo.train.recipe import recipe
 
 TINY = dict(
     width=2, blocks=[1], rates={"backbone": 0.1}, sizes=[100, 20, 20], clean=20, images=10,
@@ -45,34 +45,32 @@ def test_every_method_has_a_configuration_of_plain_json_and_profiles_differ():
 
 
 def test_a_variation_changes_what_it_names_and_nothing_else():
-    for method, changes in cifar_variations.CHANGES.items():
+    for method, changes in cifar.CHANGES.items():
         base = cifar.configuration("cifar10", method, "reduced")
-        found = cifar_variations.variants("cifar10", method, "reduced")
+        found = cifar.variants("cifar10", method, "reduced")
         assert set(found) == set(changes)
         for config in found.values():
             assert json.loads(json.dumps(config)) == config
             differing = {k for k in base | config if base.get(k) != config.get(k)}
             assert len(differing) == 1
-    figure_5 = cifar_variations.variants("cifar10", "gflowout", "reduced")[
-        cifar_variations.FIGURE_5
-    ]
+    figure_5 = cifar.variants("cifar10", "gflowout", "reduced")[cifar.FIGURE_5]
     splits = gfo.data.load("digits", size=32, channels=3)
-    net = rotation.make_net(splits, "gflowout", 0, figure_5 | {"width": 2})
+    net = digits.make_net(splits, "gflowout", 0, figure_5 | {"width": 2})
     assert all(site.name.endswith("conv2") for site in net.sites) and len(net.sites) == 8
-    kept = cifar_variations.variants("cifar10", "random", "reduced")[cifar_variations.KEPT]
+    kept = cifar.variants("cifar10", "random", "reduced")[cifar.KEPT]
     assert kept["method"] == gfo.methods.create("random", keep=0.9).config
 
 
 def test_recorded_tells_one_change_from_another(tiny, tmp_path):
     how = dict(methods=["random"], profile="quick", out=tmp_path, progress=False, seeds=[0])
     assert len(run("cifar-variations", **how)) == 2
-    for change, keep, order in ((cifar_variations.FIGURE_5, 0.5, "bn-conv"),
-                                (cifar_variations.KEPT, 0.9, None)):  # fmt: skip
-        (row,) = cifar_variations.recorded(change, "digits", "quick", tmp_path).to_dict("records")
+    for change, keep, order in ((cifar.FIGURE_5, 0.5, "bn-conv"),
+                                (cifar.KEPT, 0.9, None)):  # fmt: skip
+        (row,) = cifar.recorded(change, "digits", "quick", tmp_path).to_dict("records")
         assert (row["config"]["method"]["keep"], row["config"].get("order")) == (keep, order)
-    assert cifar_variations.recorded(cifar_variations.ON_POLICY, "digits", "quick", tmp_path).empty
+    assert cifar.recorded(cifar.ON_POLICY, "digits", "quick", tmp_path).empty
     with pytest.raises(ValueError, match="no variation 'keep 0.8'; known: BatchNorm"):
-        cifar_variations.recorded("keep 0.8", "digits", "quick", tmp_path)
+        cifar.recorded("keep 0.8", "digits", "quick", tmp_path)
 
 
 @pytest.mark.parametrize("method", ["gflowout", "ensemble"])
@@ -95,7 +93,7 @@ def test_validation_stops_the_training_and_batchnorm_sees_no_test_image(tiny, mo
     config = cifar.Cifar.configs("digits", "gflowout", "quick")[0]
     job = Job("digits", "gflowout", 0, config, progress=False)
     splits, seen = job.splits(), []
-    fit, reestimate = rotation.fit, cifar.reestimate
+    fit, reestimate = digits.fit, cifar.reestimate
 
     def watched_fit(net, train, valid, **how):
         seen.append((train, valid))
@@ -105,9 +103,9 @@ def test_validation_stops_the_training_and_batchnorm_sees_no_test_image(tiny, mo
         seen.append(x)
         return reestimate(net, x, **how)
 
-    monkeypatch.setattr(rotation, "fit", watched_fit)
+    monkeypatch.setattr(digits, "fit", watched_fit)
     monkeypatch.setattr(cifar, "reestimate", watched_reestimate)
-    net, _ = rotation.fitted(splits, job)
+    net, _ = digits.fitted(splits, job)
     cifar.settle(net, splits, job)
     (train, valid), images = seen
     for part, kept in ((train, splits.train), (valid, splits.valid)):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import gfo
-from gfo.fit import predictive_nll
+from gfo.train.fit import predictive_nll
 
 
 def problem(n=96):
@@ -196,7 +196,7 @@ def test_every_step_draws_its_own_noise_augmentation_and_order(monkeypatch):
     seen, loss = {"noise": [], "augment": [], "order": []}, gfo.GFlowOut.loss
 
     def watched(self, run, n):
-        seen["noise"].append(run.noise().units[0])
+        seen["noise"].append(run.noise().u[0])
         seen["order"].append(run.y)
         return loss(self, run, n)
 

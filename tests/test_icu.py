@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from gfo_lab.experiments import icu, icu_tune
+from gfo_lab.experiments.job import Job
+from gfo_lab.icu import drugs, synthetic
+from gfo_lab.icu.cohort import Rules, cohort
+from gfo_lab.icu.hospitals import by_hospital, draw_parts, rows_of
+from gfo_lab.run import run
 
 import gfo
-from gfo.data import drugs, icu_synthetic
-from gfo.data.cohort import Rules, cohort
-from gfo.data.hospitals import by_hospital, draw_parts, rows_of
-from gfo.experiments import icu, icu_tune
-from gfo.experiments.job import Job
-from gfo.run import run
 
 PATIENTS = """patientunitstayid,patienthealthsystemstayid,hospitalid,hospitaldischargeyear,\
 hospitaldischargestatus,unitvisitnumber,unitdischargeoffset,unitdischargestatus,uniquepid
@@ -189,7 +189,7 @@ def test_bad_rules_are_named(tables, rules, match):
 
 @pytest.fixture(scope="module")
 def made():
-    return cohort(icu_synthetic.NAME)
+    return cohort(synthetic.NAME)
 
 
 def test_no_hospital_and_no_patient_on_both_sides(made):
@@ -213,7 +213,7 @@ def test_inputs_are_drugs_that_are_common_in_training(made):
     rows = rows_of(made, parts)["train"]
     assert splits.train[0].shape[1] == int((made.given[rows].sum(0) >= 40).sum())
     assert set(splits.test[0].unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(splits.test[1], gfo.data.load(icu_synthetic.NAME, seed=1).test[1])
+    assert torch.equal(splits.test[1], gfo.data.load(synthetic.NAME, seed=1).test[1])
 
 
 def test_bad_splits_are_named(made):
@@ -251,7 +251,7 @@ def test_rules_are_plain_and_read_back():
 
 def test_the_experiment_runs_resumes_and_its_records_hold_every_split(tmp_path):
     """Majority and logistic stand beside the methods; a second run finds all records."""
-    how = dict(dataset=icu_synthetic.NAME, profile="quick", out=tmp_path, progress=False)
+    how = dict(dataset=synthetic.NAME, profile="quick", out=tmp_path, progress=False)
     names = ["majority", "logistic", "random"]
     found = run("icu", methods=names, **how).set_index("method")
     assert found["test_deaths"].map(len).eq(3).all()
@@ -268,7 +268,7 @@ def test_the_experiment_runs_resumes_and_its_records_hold_every_split(tmp_path):
     table = icu.means(found.reset_index(), ["auroc", "recall_macro"])
     assert list(table.index) == ["Majority", "Logistic", "Random dropout"]
     assert table.loc["Majority"].tolist() == ["1", 0.5, 0.5]
-    assert icu.recorded(icu_synthetic.NAME, out=tmp_path).empty  # a quick record is none
+    assert icu.recorded(synthetic.NAME, out=tmp_path).empty  # a quick record is none
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     run("icu", methods=names, **how)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == files
@@ -293,7 +293,7 @@ def test_a_stopped_run_goes_on_with_the_split_it_stopped_in(tmp_path):
 def test_nobody_runs_untuned_under_the_full_profile(tmp_path, monkeypatch):
     monkeypatch.setattr("gfo.records.RESULTS", tmp_path)
     with pytest.raises(ValueError, match="random is not tuned on icu-synthetic: python -m gfo.run"):
-        run("icu", methods=["random"], dataset=icu_synthetic.NAME, out=tmp_path)
+        run("icu", methods=["random"], dataset=synthetic.NAME, out=tmp_path)
     assert len(icu_tune.space("logistic")) == len(icu_tune.space("gflowout")) == 8
     point = {"lr": 2e-3, "masks_lr": 1e-2, "keep": 0.8}
     config = icu_tune.configuration("contextual", point, "full")

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import gfo
+from gfo.core.noise import generator
 from gfo.data import cifar_c, corrupt, crop_flip, outside, random_labels, rotate
-from gfo.data.cifar import cifar_part
 from gfo.data.corruptions import CORRUPTIONS, FROST, NOISE, streaked, textures, zoomed
+from gfo.data.images import cifar_part
 from gfo.data.splits import split
-from gfo.noise import generator
 
 ROOT = Path(os.environ.get("GFO_DATA", "data"))
 REAL = (ROOT / "cifar-10-batches-py").is_dir()

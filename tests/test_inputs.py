@@ -3,9 +3,9 @@
 import pytest
 import torch
 from conftest import toy_model
+from gfo_lab.profiles import budget
 
 import gfo
-from gfo.profiles import budget
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from gfo_lab import ledger, records
+from gfo_lab.experiments import tune
+from gfo_lab.experiments.digits import CHANGES, STARTS, Table1, names, variants
 from scipy.stats import ttest_rel
 
-from gfo import ledger, records
-from gfo.compare import interval, paired, shared, spread, why_none
-from gfo.experiments import tune
-from gfo.experiments.table1 import Table1
-from gfo.experiments.variations import CHANGES, STARTS, names, variants
-from gfo.registry import EXPERIMENTS
+from gfo.core.registry import EXPERIMENTS
+from gfo.evaluate.stats import interval, paired_by_seed, shared, spread, why_none
 
 
 def frame(values: dict[str, list[float]]) -> pd.DataFrame:
@@ -37,7 +36,7 @@ def test_shared_keeps_the_seeds_that_all_methods_have_if_there_are_two():
 def test_paired_interval_is_scipys():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=9), rng.normal(0.5, size=9)
-    found = paired(frame({"random": list(a), "gflowout": list(b)}), "m")
+    found = paired_by_seed(frame({"random": list(a), "gflowout": list(b)}), "m")
     theirs = ttest_rel(b, a).confidence_interval(0.95)
     row = found.loc["gflowout"]
     assert row["n"] == 9 and row["difference"] == pytest.approx((b - a).mean())
@@ -46,7 +45,9 @@ def test_paired_interval_is_scipys():
 
 
 def test_pairing_takes_shared_seeds_only_and_removes_what_seeds_share():
-    found = paired(frame({"random": [1.0, 5.0, 9.0, 2.0], "gflowout": [2.0, 6.0, 10.0, None]}), "m")
+    found = paired_by_seed(
+        frame({"random": [1.0, 5.0, 9.0, 2.0], "gflowout": [2.0, 6.0, 10.0, None]}), "m"
+    )
     row = found.loc["gflowout"]
     assert row["n"] == 3
     assert (row["low"], row["high"]) == pytest.approx((1.0, 1.0))  # the same gap at each seed
@@ -55,8 +56,8 @@ def test_pairing_takes_shared_seeds_only_and_removes_what_seeds_share():
 def test_paired_refuses_two_records_of_a_seed_and_lacks_a_reference_quietly():
     twice = pd.concat([frame({"random": [1.0]})] * 2)
     with pytest.raises(ValueError, match="one configuration"):
-        paired(twice, "m")
-    assert paired(frame({"gflowout": [1.0, 2.0]}), "m").empty
+        paired_by_seed(twice, "m")
+    assert paired_by_seed(frame({"gflowout": [1.0, 2.0]}), "m").empty
 
 
 def test_one_run_has_no_interval():

@@ -8,7 +8,8 @@ from conftest import all_masks, shake, toy_model
 from torch.testing import assert_close
 
 import gfo
-from gfo.fit import Run, predictive_nll
+from gfo.core.masked_pass import BatchPass
+from gfo.train.fit import predictive_nll
 
 WEIGHTS = [0.5, 2.0, 3.0]
 SOFT = torch.tensor([[1.0, 0.3, 0.0], [0.0, 0.9, 0.6], [0.0, 0.0, 0.0], [1.0, 1.0, 0.3]])
@@ -42,7 +43,7 @@ CASES = {
 def test_score_loss_and_reward_hold_the_closed_form(name):
     create, y = CASES[name]
     net, x = make(create())
-    run = Run(net, x, y, (0, "step", 0, 0))
+    run = BatchPass(net, x, y, (0, "step", 0, 0))
     out = run(source="train")  # what the loss below will see
     expected = by_hand(name, out.logits, y)
     as_float32 = dict(rtol=1e-5, atol=1e-5, check_dtype=False)

@@ -9,17 +9,19 @@ import torch
 from conftest import all_masks, shake, toy_model
 
 import gfo
-from gfo import exact, mask_analysis
-from gfo.mask_analysis import (
+from gfo.audit import exact
+from gfo.audit.exact_audit import truth
+from gfo.core.noise import generator
+from gfo.evaluate import masks
+from gfo.evaluate.masks import (
     correlations,
     distances,
     layer_dependence,
+    passes,
     permutation_p,
     predictive_nll,
 )
-from gfo.mask_stats import passes
-from gfo.noise import generator
-from gfo.truth import pearson, truth
+from gfo.evaluate.stats import pearson
 
 
 def attached(method, units=(4, 3), **config):
@@ -141,7 +143,7 @@ def test_distances_of_known_masks(monkeypatch):
     """Four inputs, two a class, the same mask in every sample: distances counted by hand."""
     z = [torch.tensor([[1.0, 1], [1, 1], [0, 0], [0, 1]]), torch.tensor([[1.0], [0], [0], [0]])]
     runs = [SimpleNamespace(masks=z)] * 3
-    monkeypatch.setattr(mask_analysis, "passes", lambda *a, **k: iter(runs))
+    monkeypatch.setattr(masks, "passes", lambda *a, **k: iter(runs))
     net = SimpleNamespace(method=SimpleNamespace(shared=False))
     found = distances(net, torch.zeros(4, 1), torch.tensor([0, 0, 1, 1]), samples=3)
     assert found["distance_within"] == 1  # 0–1 and 2–3 differ in one bit each
@@ -206,7 +208,7 @@ def test_a_copied_bit_counts_log_2(monkeypatch):
         SimpleNamespace(p_logits=[torch.zeros(1, 2), torch.tensor([[*(80 * z - 40), 0.0]])])
         for z in bits
     ]
-    monkeypatch.setattr(mask_analysis, "passes", lambda *a, **k: iter(runs))
+    monkeypatch.setattr(masks, "passes", lambda *a, **k: iter(runs))
     net = SimpleNamespace(method=SimpleNamespace(test="p", p=True), sites=[0, 1])
     found = layer_dependence(net, None, None)
     assert found == pytest.approx([2 * math.log(2)], abs=1e-6)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from conftest import all_masks, shake, toy_model
 
 import gfo
-from gfo.fit import Run
-from gfo.noise import draw_noise, generator
-from gfo.objectives import kl_bernoulli, log_bernoulli, trajectory_balance
+from gfo.core.masked_pass import BatchPass
+from gfo.core.noise import draw_noise, generator
+from gfo.core.objectives import kl_bernoulli, log_bernoulli, trajectory_balance
 
 
 def every_mask(net, x, y):
@@ -126,7 +126,7 @@ def test_training_policy_is_tempered_with_random_masks(toy):
     torch.testing.assert_close(out.log_q, again.log_q)
     # a random mask takes a whole layer of an example: with explore < 0.1 the bits are u < 0.5
     chosen = noise.explore[:, 1] < 0.1
-    assert torch.equal(out.masks[1][chosen], (noise.units[1][chosen] < 0.5).float())
+    assert torch.equal(out.masks[1][chosen], (noise.u[1][chosen] < 0.5).float())
 
 
 def test_mask_rule_is_u_below_sigmoid_over_temperature():
@@ -137,7 +137,7 @@ def test_mask_rule_is_u_below_sigmoid_over_temperature():
     noise = draw_noise(net.sites, 5, generator(1))
     for source, temperature in (("train", 3.0), ("q", 1.0)):
         out = gfo.masked_pass(net, x, y, noise=noise, source=source)
-        for z, u, logit in zip(out.masks, noise.units, out.q_logits, strict=True):
+        for z, u, logit in zip(out.masks, noise.u, out.q_logits, strict=True):
             assert torch.equal(z, (u < torch.sigmoid(logit / temperature)).float())
 
 
@@ -165,7 +165,7 @@ def test_each_loss_part_moves_its_own_group_only(objective, theta):
     method = gfo.GFlowOut(prior_objective=objective, theta=theta)
     net = shake(gfo.attach(model, sites, method, x))
 
-    parts = net.method.loss(Run(net, x, y, (0,)), 16).parts
+    parts = net.method.loss(BatchPass(net, x, y, (0,)), 16).parts
     none = dict.fromkeys(("backbone", "q", "p", "log_z"), False)
     assert gradients(net, parts["nll"]) == none | {"backbone": True}
     assert gradients(net, parts["tb"]) == none | {"q": True, "log_z": True}
@@ -177,7 +177,7 @@ def test_id_loss_is_eq_11_and_its_floor():
     model, sites = toy_model()
     x, y, n = torch.randn(16, 6), torch.arange(16) % 3, 1000
     net = shake(gfo.attach(model, sites, gfo.IDGFlowOut(), x))
-    run = Run(net, x, y, (0,))
+    run = BatchPass(net, x, y, (0,))
     out = run()
     assert all(len(z) == 1 for z in out.masks)  # one mask serves the batch
     loss = net.method.loss(run, n)

@@ -6,10 +6,10 @@ from conftest import shake
 from torch.testing import assert_close
 
 import gfo
-from gfo.fit import Run
-from gfo.mask_stats import moved
+from gfo.core.masked_pass import BatchPass
+from gfo.evaluate.masks import policy_divergences
 from gfo.methods import create
-from gfo.models.mcan import producers
+from gfo.models.coattention import producers
 
 METHODS = tuple(gfo.methods.METHODS)
 Q, V = 4, 3  # words and image tokens without padding
@@ -50,7 +50,7 @@ def test_padding_changes_no_loss_and_no_gradient(name):
     found = []
     for x in (inputs(), padded(inputs())):
         net = make(name)
-        loss = net.method.loss(Run(net, x, y, (0, "step", 0, 0)), 10)
+        loss = net.method.loss(BatchPass(net, x, y, (0, "step", 0, 0)), 10)
         sum(loss.parts.values()).backward()
         grads = [p.grad for p in net.parameters() if p.grad is not None]
         found.append((loss.parts, dict(loss.info), grads))
@@ -72,7 +72,9 @@ def test_padding_changes_no_score_and_no_prediction(name, embedding):
     given, given_short = ([z[None] for z in some] for some in (masks, cut(masks)))
     assert_close(gfo.predict(net, long, masks=given), gfo.predict(net, x, masks=given_short))
     assert_close(gfo.predict(net, long), gfo.predict(net, x))
-    assert_close(moved(net, long, y), moved(net, x, y), rtol=1e-4, atol=1e-5)
+    assert_close(
+        policy_divergences(net, long, y), policy_divergences(net, x, y), rtol=1e-4, atol=1e-5
+    )
     assert_close(net(*long), net(*x))
     assert all((z[0, 2:] == 1).all() for z in masks[:4]) or net.method.shared
     masks = [z.clone() for z in masks]
@@ -155,7 +157,7 @@ def test_the_papers_size_has_the_parameters_of_a_hand_count_and_takes_a_masked_s
     y = torch.zeros(2, 3129)
     y[:, 7] = 0.9
     net = gfo.attach(model, sites, "gflowout", x, likelihood=gfo.SoftTargets())
-    loss = net.method.loss(Run(net, x, y, (0,)), 100)
+    loss = net.method.loss(BatchPass(net, x, y, (0,)), 100)
     sum(loss.parts.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
     assert {s.width for s in net.sites} == {512}

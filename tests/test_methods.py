@@ -13,15 +13,15 @@ from conftest import Net, all_masks, shake, toy_model
 from torch import nn
 
 import gfo
-from gfo.arm import arm
-from gfo.consumers import find_consumers
-from gfo.fit import Run
+from gfo.core.masked_pass import BatchPass
+from gfo.core.noise import draw_noise, generator
+from gfo.core.objectives import kl_bernoulli
+from gfo.core.registry import METHODS as REGISTERED
 from gfo.methods import create
+from gfo.methods.arm import arm
 from gfo.methods.concrete import relaxed_bernoulli
+from gfo.methods.consumers import find_consumers
 from gfo.methods.contextual import layerwise_kl
-from gfo.noise import draw_noise, generator
-from gfo.objectives import kl_bernoulli
-from gfo.registry import METHODS as REGISTERED
 
 # name: keywords for the network with a shortcut, where no Sequential tells who reads a site
 METHODS = {
@@ -70,7 +70,7 @@ def equal(a, b):
 
 
 def run_on(net, x, y, key=(0, "test")):
-    return Run(net, x, y, key)
+    return BatchPass(net, x, y, key)
 
 
 def test_the_list_is_the_registry_and_named_colours_differ():
@@ -445,7 +445,7 @@ def test_pseudo_passes_keep_earlier_masks_flip_one_site_and_leave_no_trace():
     surrogate = arm(spy, out, net.method.cost)
     assert equal(before, weights(net)) and tracked == 1 and net.model.bn.training
     assert torch.equal(surrogate.detach(), torch.zeros(len(x)))  # its value is 0
-    (first, second), units = seen, run.noise().units
+    (first, second), units = seen, run.noise().u
     assert first[1] is None and second[0] is out.masks[0]
     for layer, flipped in enumerate((first[0], second[1])):
         keep = torch.sigmoid(out.q_logits[layer])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gfo import metrics
+from gfo.evaluate import metrics
 
 
 def test_ece_by_hand():

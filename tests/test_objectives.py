@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import all_masks, shake, toy_model
+from gfo_lab.records import config_hash
 
 import gfo
-from gfo.fit import Run
-from gfo.masked_pass import masked_pass
-from gfo.methods import create
-from gfo.noise import draw_noise, generator
-from gfo.objectives import (
+from gfo.core.masked_pass import BatchPass, masked_pass
+from gfo.core.noise import draw_noise, generator
+from gfo.core.objectives import (
     OBJECTIVES,
     kl_bernoulli,
     log_partition_variance,
@@ -22,7 +21,7 @@ from gfo.objectives import (
     sub_trajectory_balance,
     trajectory_balance,
 )
-from gfo.records import config_hash
+from gfo.methods import create
 
 NAMES = ("tb", "vargrad", "subtb", "reverse-kl")
 POLICIES = ("layerwise", "unitwise")
@@ -157,7 +156,7 @@ def test_configs_and_hashes_of_recorded_runs_stand():
 
 def test_default_loss_is_trajectory_balance_to_the_bit():
     net, x, y = make(masks=1)
-    run = Run(net, x, y, (0, "test"))
+    run = BatchPass(net, x, y, (0, "test"))
     out = run(source="train")
     want = trajectory_balance(out.log_z, out.log_q, out.log_lik + out.log_p).mean()
     parts = net.method.loss(run, len(y)).parts
@@ -166,7 +165,7 @@ def test_default_loss_is_trajectory_balance_to_the_bit():
 
 def test_folded_masks_are_a_loop_over_masks():
     net, x, y = make(masks=3, random=0.0)
-    run = Run(net, x, y, (0, "test"))
+    run = BatchPass(net, x, y, (0, "test"))
     folded = net.method.loss(run, len(y)).parts["tb"]
     masks = [m.unflatten(0, (3, -1)) for m in run(repeat=3).masks]
     loop = []
@@ -180,7 +179,7 @@ def test_folded_masks_are_a_loop_over_masks():
 @pytest.mark.parametrize("objective", NAMES)
 def test_each_objective_moves_its_own_networks_only(objective, policy):
     net, x, y = make(objective=objective, policy=policy)
-    loss = net.method.loss(Run(net, x, y, (0, "test")), len(y))
+    loss = net.method.loss(BatchPass(net, x, y, (0, "test")), len(y))
     assert (net.method.log_z is None) == (objective in ("vargrad", "reverse-kl"))
     parts = {"backbone": net.model, "q": net.method.q, "p": net.method.p}
     parts |= {"log_z": net.method.log_z} if net.method.log_z else {}
@@ -261,7 +260,7 @@ def test_unitwise_draws_follow_its_own_logits(source):
     label = None if source == "test" else y
     out = masked_pass(net, x, label, noise=noise, source=source)
     logits = out.p_logits if source == "test" else out.q_logits
-    for layer, (z, u, a) in enumerate(zip(out.masks, noise.units, logits, strict=True)):
+    for layer, (z, u, a) in enumerate(zip(out.masks, noise.u, logits, strict=True)):
         keep = torch.sigmoid(a / 3 if source == "train" else a)
         if source == "train":
             keep = torch.where(noise.explore[:, layer : layer + 1] < 0.3, 0.5, keep)

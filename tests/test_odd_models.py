@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import gfo
+from gfo.core.batch import Tokens
+from gfo.core.registry import METHODS
 from gfo.methods import create
-from gfo.registry import METHODS
-from gfo.tokens import Tokens
 
 Y = torch.arange(5) % 3
 

@@ -7,7 +7,7 @@ from torch import nn
 
 import gfo
 from book.tools import toc
-from gfo.tree import call, row_slice
+from gfo.core.batch import call, row_slice
 
 PAGE = toc.ROOT / "book" / "your_own_model.ipynb"
 

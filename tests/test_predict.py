@@ -8,8 +8,8 @@ from conftest import Net, shake, toy_model
 from torch import nn
 
 import gfo
-from gfo.predict import sample_logits
-from gfo.prefix import Prefix, Repeated
+from gfo.core.predict import sample_logits
+from gfo.core.prefix import Prefix, Repeated
 
 predict_module = sys.modules["gfo.predict"]  # `gfo.predict` itself is the function
 

@@ -7,13 +7,13 @@ from importlib import metadata
 import numpy as np
 import pytest
 import torch
+from gfo_lab.experiments.easy_vqa import blind, choose_sigma
+from gfo_lab.vqa import easy_vqa, stem, vqa_v2
+from gfo_lab.vqa.answers import accuracy, leave_one_out, normal, soft_target
+from gfo_lab.vqa.questions import Words, add_noise, numbers_of
 from torch.utils.data import DataLoader
 
 import gfo
-from gfo.data import easy_vqa, stem, vqa_v2
-from gfo.data.questions import Words, add_noise, numbers_of
-from gfo.data.vqa_answers import accuracy, leave_one_out, normal, soft_target
-from gfo.experiments.easy_vqa import blind, choose_sigma
 
 # --- words, answers, noise
 

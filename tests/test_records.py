@@ -9,12 +9,11 @@ import time
 import pandas as pd
 import pytest
 import torch
-
-from gfo import records
-from gfo.experiments import EXPERIMENTS
-from gfo.experiments.rotation import Rotation
-from gfo.profiles import budget
-from gfo.run import data_set, main, run
+from gfo_lab import records
+from gfo_lab.experiments import EXPERIMENTS
+from gfo_lab.experiments.digits import Rotation
+from gfo_lab.profiles import budget
+from gfo_lab.run import data_set, main, run
 
 ROW = dict(experiment="e", dataset="d", method="m", profile="full", device=torch.device("cpu"))
 

@@ -8,21 +8,20 @@ from conftest import shake
 from torch import nn
 
 import gfo
-from gfo.batchnorm import reestimate
-from gfo.consumers import find_consumers
+from gfo.core.masked_pass import masked_pass
+from gfo.core.noise import generator, noise_for
+from gfo.core.registry import METHODS
 from gfo.data import crop_flip
-from gfo.masked_pass import masked_pass
 from gfo.methods import create
-from gfo.noise import generator
-from gfo.predict import noise_for
-from gfo.registry import METHODS
+from gfo.methods.consumers import find_consumers
+from gfo.train.batchnorm import reestimate
 
-SMALL = dict(classes=4, width=4, blocks=(1, 1))
+LOG_Z_MAX_INPUT = dict(classes=4, width=4, blocks=(1, 1))
 
 
 def small(method="gflowout", order="conv-bn", **how):
     torch.manual_seed(0)
-    model, sites = gfo.models.resnet18(**SMALL, order=order)
+    model, sites = gfo.models.resnet18(**LOG_Z_MAX_INPUT, order=order)
     return gfo.attach(model, sites, create(method, **how), torch.randn(2, 3, 8, 8))
 
 
@@ -48,7 +47,7 @@ def test_at_full_width_it_is_torchvisions_resnet_behind_another_stem():
 
 
 def test_mask_networks_hold_at_most_a_twentieth_of_the_backbones_weights():
-    from gfo.experiments.cifar import SETTINGS
+    from gfo_lab.experiments.cifar import SETTINGS
 
     model, sites = gfo.models.resnet18()
     backbone = sum(p.numel() for p in model.parameters())
@@ -83,7 +82,7 @@ def test_a_mask_acts_on_channels_of_the_branch_before_the_shortcut(order):
 
 def test_the_pre_activation_block_is_written_out():
     torch.manual_seed(0)
-    model, _ = gfo.models.resnet18(**SMALL, order="bn-conv")
+    model, _ = gfo.models.resnet18(**LOG_Z_MAX_INPUT, order="bn-conv")
     block, x = model.layer2[0].eval(), torch.randn(2, 4, 8, 8)
     branch = nn.Sequential(block.bn1, nn.ReLU(), block.conv1, block.bn2, nn.ReLU(), block.conv2)
     torch.testing.assert_close(block(x), branch(x) + block.shortcut(x))
@@ -91,7 +90,7 @@ def test_the_pre_activation_block_is_written_out():
 
 @pytest.mark.parametrize("order", ["conv-bn", "bn-conv"])
 def test_concrete_dropout_weighs_the_convolution_whose_channels_are_masked(order):
-    model, sites = gfo.models.resnet18(**SMALL, order=order)
+    model, sites = gfo.models.resnet18(**LOG_Z_MAX_INPUT, order=order)
     net = gfo.attach(model, sites, "concrete", torch.randn(2, 3, 8, 8))
     assert [
         m is model.get_submodule(f"layer{i}.0.conv2") for i, m in enumerate(net.method.consumers, 1)
@@ -133,7 +132,7 @@ def test_every_method_trains_saves_and_predicts_on_it(name, tmp_path):
     )
     assert history.notna().all().all()
     gfo.save(net, tmp_path / "net.pt")
-    again = gfo.load(tmp_path / "net.pt", gfo.models.resnet18(**SMALL)[0])
+    again = gfo.load(tmp_path / "net.pt", gfo.models.resnet18(**LOG_Z_MAX_INPUT)[0])
     want = gfo.predict(net, data[0], 4)
     assert torch.equal(want, gfo.predict(again, data[0], 4))
 

@@ -173,8 +173,8 @@ def test_equations_with_a_number_of_their_own_reach_mathjax_unwrapped():
     plain, tagged = r"a \\ b", r"a \\ b \tag{5}"
     document += [nodes.math_block(text, text, nowrap=False) for text in (plain, tagged)]
     keep_tagged(None, document)
-    untouched, kept = document.children
-    assert (untouched.astext(), untouched["nowrap"]) == (plain, False)
+    eval_mode, kept = document.children
+    assert (eval_mode.astext(), eval_mode["nowrap"]) == (plain, False)
     assert (kept.astext(), kept["nowrap"]) == (rf"\[{tagged}\]", True)
 
 

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from gfo_lab import records
+from gfo_lab.run import main, run
 
-from gfo import records
-from gfo.registry import Registry
-from gfo.run import main, run
-from gfo.save import write_atomically
+from gfo.core.registry import Registry
+from gfo.core.save import write_atomically
 
 FORK = multiprocessing.get_context("fork")  # the package is imported already
 EPOCHS = 4

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from gfo import uncertainty
-from gfo.uncertainty import SCORES, dempster_shafer, detection, energy
+from gfo.evaluate import uncertainty
+from gfo.evaluate.uncertainty import SCORES, dempster_shafer, detection, energy
 
 
 def some_logits(masks=5, n=40, classes=4, scale=3.0):

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..registry import DATASETS
-from . import (  # noqa: F401 - they file themselves under their names
-    cifar,
-    digits,
-    easy_vqa,
-    hospitals,
-    mnist,
-    svhn,
-    vqa_v2,
-)  # fmt: skip
-from .corruptions import corrupt
-from .ood import outside
-from .published import cifar_c
-from .questions import VisualQuestions
-from .splits import Splits
-from .transforms import crop_flip, random_labels, rotate
+from gfo.core.registry import DATASETS
+from gfo.data import images
+from gfo.data.corruptions import corrupt
+from gfo.data.ood import outside
+from gfo.data.published import cifar_c
+from gfo.data.splits import Splits
+from gfo.data.transforms import crop_flip, random_labels, rotate
 
 
-def load(
-    name: str = "digits", root: str | Path | None = None, seed: int = 0, **how
-) -> Splits | VisualQuestions:
+def load(name: str = "digits", root: str | Path | None = None, seed: int = 0, **how) -> Splits:
     """The data set `name`, split by `seed`.
 
     root: where its files lie or are downloaded to; by default the folder in the environment

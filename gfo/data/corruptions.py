@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..noise import generator
-from ..registry import Registry
+from gfo.core.noise import generator
+from gfo.core.registry import Registry
 
 CORRUPTIONS = Registry("corruption")
 SEVERITIES = (1, 2, 3, 4, 5)

@@ -8,13 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..noise import generator
-from ..registry import Registry
-from .cifar import cifar_part
-from .corruptions import crop
-from .digits import digits_part
-from .splits import Splits, unit
-from .svhn import svhn_part
+from gfo.core.noise import generator
+from gfo.core.registry import Registry
+from gfo.data.corruptions import crop
+from gfo.data.images import cifar_part, digits_part, svhn_part
+from gfo.data.splits import Splits, unit
 
 OUTSIDE = Registry("out-of-distribution set")
 SIDE = 32

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .corruptions import CORRUPTIONS, check_severity
-from .splits import Part, data_root, unit
+from gfo.data.corruptions import CORRUPTIONS, check_severity
+from gfo.data.splits import Part, data_root, unit
 
 FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}
 ADDRESS = {"cifar10": "zenodo.org/records/2535967", "cifar100": "zenodo.org/records/3555552"}

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from ..noise import generator
+from gfo.core.noise import generator
 
 Part = tuple[Tensor, Tensor]  # x (n, channels, height, width) float, y (n,) long
 

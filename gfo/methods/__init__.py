@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from ..registry import METHODS
-from .base import Loss, Method
-from .concrete import ConcreteDropout
-from .contextual import ContextualDropout
-from .deterministic import Deterministic
-from .ensemble import EnsembleMember
-from .gflowout import GFlowOut
-from .id_gflowout import IDGFlowOut
-from .mc_improved import MCImproved
-from .random import RandomDropout
+from gfo.core.registry import METHODS
+from gfo.methods.base import Loss, Method
+from gfo.methods.concrete import ConcreteDropout
+from gfo.methods.contextual import ContextualDropout
+from gfo.methods.deterministic import Deterministic, EnsembleMember
+from gfo.methods.gflowout import GFlowOut
+from gfo.methods.id_gflowout import IDGFlowOut
+from gfo.methods.random import MCImproved, RandomDropout
 
 
 def create(name: str, **config) -> Method:

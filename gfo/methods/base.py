@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attach import Spec
-from ..masked_pass import Pass
-from ..policies import Context, LogZ
+from gfo.core.masked_pass import Pass
+from gfo.core.policies import Context, LogZ
+from gfo.core.sites import Spec
 
 
 class Loss(NamedTuple):
@@ -83,7 +83,7 @@ class Method(nn.Module):
 
     def loss(self, run: Callable[..., Pass], n: int) -> Loss:
         """The loss of one batch. `run(source=…, draw=…)` is the masked pass on it, which may be
-        called more than once (see `gfo.fit.Run`). n: size of the training set."""
+        called more than once (see `gfo.fit.BatchPass`). n: size of the training set."""
         raise NotImplementedError
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -107,7 +107,7 @@ class Method(nn.Module):
         log_lik, log_p: example first, (B, ...). n: size of the training set."""
         return log_lik + log_p
 
-    def visit(
+    def mask_at_site(
         self,
         layer: int,
         context: Context,

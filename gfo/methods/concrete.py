@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..consumers import find_consumers
-from ..objectives import kl_bernoulli
-from ..policies import FixedPolicy, LearnedPolicy
-from ..registry import METHODS
-from .base import Loss, Method, check_keep
+from gfo.core.objectives import kl_bernoulli
+from gfo.core.policies import FixedPolicy, LearnedPolicy
+from gfo.core.registry import METHODS
+from gfo.methods.base import Loss, Method, check_keep
+from gfo.methods.consumers import find_consumers
 
 
 def relaxed_bernoulli(logits: Tensor, units: Tensor, temperature: float) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..arm import arm
-from ..masked_pass import Pass
-from ..objectives import kl_bernoulli
-from ..policies import LayerwisePolicy, LearnedPolicy
-from ..registry import METHODS
-from .base import Loss, Method, check_keep
+from gfo.core.masked_pass import Pass
+from gfo.core.objectives import kl_bernoulli
+from gfo.core.policies import LayerwisePolicy, LearnedPolicy
+from gfo.core.registry import METHODS
+from gfo.methods.arm import arm
+from gfo.methods.base import Loss, Method, check_keep
 
 
 @METHODS.register("contextual")

@@ -1,9 +1,9 @@
-"""No dropout: the network as it is, the floor of every comparison."""
+"""No dropout: one network, and a member of an ensemble of such."""
 
 from __future__ import annotations
 
-from ..registry import METHODS
-from .base import Loss, Method
+from gfo.core.registry import METHODS
+from gfo.methods.base import Loss, Method
 
 
 @METHODS.register("deterministic")
@@ -22,9 +22,24 @@ class Deterministic(Method):
     def make(self, spec):
         """Nothing to make."""
 
-    def visit(self, layer, context, mask, units, explore, source):
+    def mask_at_site(self, layer, context, mask, units, explore, source):
         ones = context.h.new_ones(1, *context.h.shape[1:])
         return (ones if mask is None else mask), None, None
 
     def loss(self, run, n):
         return Loss({"nll": -run(source="train").log_lik.mean()}, {})
+
+
+@METHODS.register("ensemble")
+class EnsembleMember(Deterministic):
+    """A deep ensemble (Lakshminarayanan et al., 2017, without adversarial training), seen from one
+    member: a deterministic network. An experiment trains `members` of them, each from a seed of its
+    own, and joins them in a `gfo.Ensemble`: see `gfo.ensemble.train_members`."""
+
+    name = "ensemble"
+
+    def __init__(self, *, members: int = 5):
+        if members < 1:
+            raise ValueError(f"members is {members}, needs to be at least 1")
+        super().__init__()
+        self.members = self.config["members"] = members

@@ -6,16 +6,16 @@ from functools import partial
 
 import torch
 
-from ..masked_pass import Pass
-from ..objectives import OBJECTIVES, Terms, kl_bernoulli
-from ..policies import POLICIES, FixedPolicy, LayerwisePolicy
-from ..registry import METHODS
-from .base import Loss, Method, check_keep
+from gfo.core.masked_pass import Pass
+from gfo.core.objectives import OBJECTIVES, Terms, kl_bernoulli
+from gfo.core.policies import POLICIES, FixedPolicy, LayerwisePolicy
+from gfo.core.registry import METHODS
+from gfo.methods.base import Loss, Method, check_keep
 
 READINGS = ("kl", "literal")
 # Arguments that came after the first recorded runs; left out of `config` at these values, so that
 # the identity of those runs holds.
-LATER = dict(objective="tb", masks=1, policy="layerwise", lam=0.9, keep=0.5)
+HASH_DEFAULTS = dict(objective="tb", masks=1, policy="layerwise", lam=0.9, keep=0.5)
 
 
 class GFlowOut(Method):
@@ -91,7 +91,7 @@ class GFlowOut(Method):
             temperature=temperature, random=random, rescale=rescale,
             prior_objective=prior_objective, prior=prior, activation=activation, label=label,
             earlier=earlier, beta=beta, theta=theta, hidden=hidden,
-            **{name: value for name, value in later.items() if value != LATER[name]},
+            **{name: value for name, value in later.items() if value != HASH_DEFAULTS[name]},
         )  # fmt: skip
         self.objective, self.masks, self.policy, self.lam = objective, masks, policy, lam
         self.keep = keep

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..objectives import tb_residual
-from ..policies import FixedPolicy, LayerwisePolicy
-from ..registry import METHODS
-from .base import Loss, Method, check_keep
+from gfo.core.objectives import tb_residual
+from gfo.core.policies import FixedPolicy, LayerwisePolicy
+from gfo.core.registry import METHODS
+from gfo.methods.base import Loss, Method, check_keep
 
 
 class ScalarLogZ(nn.Module):

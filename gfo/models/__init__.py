@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from ..registry import MODELS
-from .mcan import mcan
-from .mlp import mlp
-from .resnet import resnet18
+from gfo.core.registry import MODELS
+from gfo.models.coattention import mcan
+from gfo.models.perceptron import mlp
+from gfo.models.resnet import resnet18
 
 
 def build(name: str, **config) -> tuple[nn.Module, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..tokens import Tokens
+from gfo.core.batch import Tokens
 
 
 class Attend(nn.Module):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..registry import MODELS
+from gfo.core.registry import MODELS
 
 ORDERS = ("conv-bn", "bn-conv")
 

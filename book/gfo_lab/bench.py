@@ -1,0 +1,162 @@
+"""`python -m gfo_lab bench`: what a method costs, as ratios to plain dropout on the same backbone.
+
+Plain dropout is an ordinary torch loop on a model with `nn.Dropout` modules, so that our own
+overhead is in the ratio. Both sides have the same optimiser, fused where torch has it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import quantile_test
+from tqdm.auto import tqdm
+
+from gfo.core.batch import pick_device
+from gfo.core.registry import METHODS
+from gfo_lab import records
+from gfo_lab.costs import CASES, SAMPLES, Setting, counts, sides, where_time_goes
+
+PAIRS = 15
+SECONDS = 0.1  # a timing repeats what is shorter until it lasts about this long
+
+
+def seconds(call: Callable[[int], None], repeats: int, device: torch.device) -> float:
+    """Wall time of one of `repeats`, the device's queue emptied before and after."""
+    wait = getattr(torch, device.type).synchronize
+    wait()
+    started = time.perf_counter()
+    call(repeats)
+    wait()
+    return (time.perf_counter() - started) / repeats
+
+
+def interleaved(
+    calls: dict[str, Callable[[int], None]],
+    pairs: int,
+    device: torch.device,
+    least: float = SECONDS,
+    bar: tqdm | None = None,
+) -> pd.DataFrame:
+    """Seconds that each call takes, a row a round: in each of `pairs` rounds all are timed in turn,
+    from another start each time, so that what slows the machine for a while slows all of them."""
+    once = {name: seconds(call, 1, device) for name, call in calls.items()}
+    repeats = {name: max(1, round(least / once[name])) for name in calls}
+    names, rounds = list(calls), []
+    for i in range(pairs):
+        turn = names[i % len(names) :] + names[: i % len(names)]
+        rounds.append({n: seconds(calls[n], repeats[n], device) for n in turn})
+        if bar is not None:
+            bar.update()
+    return pd.DataFrame(rounds)[names]
+
+
+def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """(median, low, high): the order statistics between which the median lies with at least this
+    probability, whatever the distribution (ranks 4 and 12 of 15). ValueError for too few values."""
+    low, high = quantile_test(values).confidence_interval(level)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        need = math.ceil(1 - math.log2(1 - level))  # the widest misses with 2 · 2^(−n)
+        raise ValueError(
+            f"{len(values)} values have no {level:.0%} interval of their median: need {need}"
+        )
+    return float(np.median(values)), float(low), float(high)
+
+
+def compare(
+    model: str = "mlp",
+    methods: Sequence[str] | None = None,
+    *,
+    pairs: int = PAIRS,
+    batch: int | None = None,
+    device: str = "auto",
+    least: float = SECONDS,
+    progress: bool = True,
+    **gpu: bool,
+) -> pd.DataFrame:
+    """What each method costs on `model`, a row a method, "plain" first.
+
+    step_ratio, predict_ratio: median over `pairs` rounds of a method's time by plain dropout's in
+    the same round, for a training step and for a prediction from 20 masks; `_low` and `_high` are
+    order statistics that hold the true median with probability 0.95 or more. step_ms, predict_ms:
+    medians. step_flops, predict_flops: operations of matrix products and convolutions, counted.
+    saved_mb: what a step keeps for its backward passes. weights, mask_weights: numbers trained.
+    least: seconds that one timing lasts, by repeating what is shorter.
+    gpu: bf16, channels_last, compile. ValueError for these where torch sees no GPU.
+    """
+    methods = list(METHODS if methods is None else methods)
+    CASES[model], [METHODS[name] for name in methods]
+    if batch is not None and batch < 2:  # BatchNorm trains on no less
+        raise ValueError(f"batch is {batch}, needs to be at least 2")
+    at = pick_device(device)
+    if any(gpu.values()) and at.type == "cpu":
+        raise ValueError("bf16, channels-last and compile are measured on a GPU, and there is none")
+    median_interval([1.0] * pairs)  # enough of them
+    setting = Setting(at, batch or CASES[model].batch, **gpu)
+    with tqdm(total=2 * pairs, desc=f"{model}", disable=not progress) as bar:
+        with torch.random.fork_rng():
+            found = sides(model, methods, setting)
+            step = interleaved({n: s.steps for n, s in found.items()}, pairs, at, least, bar)
+            calls = {n: s.predictions for n, s in found.items()}
+            guess = interleaved(calls, pairs, at, least, bar)
+            if setting.compile:  # operators are counted one by one
+                found = sides(model, methods, setting._replace(compile=False))
+            counted = {name: counts(side) for name, side in found.items()}
+    about = dict(model=model, batch=setting.batch, pairs=pairs, device=records.device_name(at))
+    return pd.DataFrame(
+        about | {"method": n} | times("step", step, n) | times("predict", guess, n) | counted[n]
+        for n in found
+    )
+
+
+def times(what: str, table: pd.DataFrame, name: str) -> dict[str, float]:
+    """The columns of one method's timings."""
+    ratio, low, high = median_interval(table[name] / table["plain"])
+    columns = {"ratio": ratio, "low": low, "high": high, "ms": 1e3 * table[name].median()}
+    return {f"{what}_{key}": value for key, value in columns.items()}
+
+
+def save(
+    table: pd.DataFrame, device: str, out: Path | None, wall_s: float, process: int, **gpu: bool
+) -> None:
+    """Write each row as a record of the experiment "bench"; what was measured is its config, the
+    number of the process its seed."""
+    at = pick_device(device)
+    how = {"device": at.type, "threads": torch.get_num_threads(), "samples": SAMPLES, **gpu}
+    for row in table.drop(columns="device").to_dict("records"):
+        config = {key: row.pop(key) for key in ("model", "batch", "pairs")} | how
+        shape = "x".join(map(str, CASES[config["model"]].shape))
+        records.write(
+            experiment="bench", dataset=f"noise-{shape}", method=row.pop("method"),
+            seed=process, profile="full", config=config, metrics=row, device=at, wall_s=wall_s,
+            out=out,
+        )  # fmt: skip
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Ratios with their intervals, and what was counted, as text."""
+    shown = pd.DataFrame({"method": table["method"]})
+    for what in ("step", "predict"):
+        told = (table[f"{what}_{key}"].map("{:.2f}".format) for key in ("ratio", "low", "high"))
+        ratio, low, high = told
+        shown[f"{what} / plain"] = ratio + " [" + low + ", " + high + "]"
+        shown[f"{what}, ms"] = table[f"{what}_ms"].map("{:.2f}".format)
+        flop = table[f"{what}_flops"] / table[f"{what}_flops"].iloc[0]
+        shown[f"{what} flop"] = flop.map("{:.2f}".format)
+    shown["saved, MiB"] = table["saved_mb"].map("{:.1f}".format)
+    shown["mask weights"] = table["mask_weights"]
+    return shown
+
+
+def parts(
+    model: str, methods: Sequence[str] | None, batch: int | None, device: str, **gpu: bool
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Where a step of each method spends its time."""
+    setting = Setting(pick_device(device), batch or CASES[model].batch, **gpu)
+    for name, side in sides(model, list(methods or METHODS), setting).items():
+        yield name, where_time_goes(side)

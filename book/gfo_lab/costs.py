@@ -1,0 +1,218 @@
+"""What `gfo.bench` compares: plain dropout in an ordinary torch loop, and each method as `gfo.fit`
+trains it and `gfo.predict` asks it; and what can be counted of them without a clock."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gfo import models
+from gfo.core.attach import attach
+from gfo.core.ensemble import Ensemble
+from gfo.core.noise import generator
+from gfo.core.predict import predict
+from gfo.core.registry import Registry
+from gfo.core.sites import eval_mode, trace
+from gfo.methods import create
+from gfo.train.fit import compiled_loss, one_epoch
+from gfo.train.recipe import LEARNING_RATES, adam
+
+SAMPLES = 20
+EXAMPLES = 50_000  # the size of the training set that losses are told
+# What a step spends its time on. An operator belongs to the first group with a word of its name.
+GROUPS = {
+    "convolutions": ("conv",),
+    "matrix products": ("addmm", "::mm", "bmm"),
+    "normalisation": ("batch_norm", "layer_norm", "BatchNorm", "LayerNorm"),
+    "optimiser": ("Optimizer", "adam", "foreach"),
+    "random numbers": ("uniform", "bernoulli"),
+    "sigmoid, softplus": ("sigmoid", "softplus"),
+}
+
+
+class Case(NamedTuple):
+    """A backbone as it is measured. shape: of one example. config: a method's own arguments."""
+
+    build: Callable[[], tuple[nn.Module, Sequence[str]]]
+    shape: tuple[int, ...]
+    batch: int
+    config: dict[str, dict[str, Any]]
+
+
+CASES = Registry("model")
+CASES["mlp"] = Case(models.mlp, (1, 28, 28), 128, {})
+CASES["resnet18"] = Case(models.resnet18, (3, 32, 32), 32, {})
+
+
+class Setting(NamedTuple):
+    """How all sides of a comparison run. The last three are for GPUs."""
+
+    device: torch.device
+    batch: int
+    bf16: bool = False
+    channels_last: bool = False
+    compile: bool = False
+
+    def move(self, thing: Any) -> Any:
+        """A model or input on the device, in its memory format."""
+        if self.channels_last and (isinstance(thing, nn.Module) or thing.dim() == 4):
+            return thing.to(self.device, memory_format=torch.channels_last)
+        return thing.to(self.device)
+
+    def cast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+class Side(NamedTuple):
+    """One side of a comparison. steps(k): k training steps. predict(): (B, K) probabilities, the
+    mean over `SAMPLES` masks. weights: how many numbers backbones and mask networks hold."""
+
+    steps: Callable[[int], None]
+    predict: Callable[[], Tensor]
+    weights: tuple[int, int]
+
+    def predictions(self, count: int) -> None:
+        """Predict `count` times."""
+        for _ in range(count):
+            self.predict()
+
+
+def plain(case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
+    """Dropout 0.5 as torch has it behind each site, whole channels of feature maps, in an ordinary
+    training loop; `SAMPLES` passes one after the other predict."""
+    torch.manual_seed(0)
+    model, sites = case.build()
+    outputs = dict(trace(model, x[:2].cpu())[1])
+    for name in sites:
+        dropout = nn.Dropout2d() if outputs[name].dim() == 4 else nn.Dropout()
+        parent, _, child = name.rpartition(".")
+        masked = nn.Sequential(model.get_submodule(name), dropout)
+        setattr(model.get_submodule(parent), child, masked)
+    setting.move(model).train()
+    optimizer = adam(list(model.parameters()), LEARNING_RATES["backbone"])
+    forward = torch.compile(model) if setting.compile else model
+
+    def steps(count: int) -> None:
+        total = torch.zeros((), device=x.device)
+        for _ in range(count):
+            with setting.cast():
+                loss = F.cross_entropy(forward(x), y)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total = total + loss.detach()
+
+    @torch.no_grad()
+    def answer() -> Tensor:
+        with eval_mode(model), setting.cast():
+            for module in model.modules():
+                module.training = isinstance(module, nn.Dropout | nn.Dropout2d)
+            return sum(forward(x).float().softmax(-1) for _ in range(SAMPLES)) / SAMPLES
+
+    return Side(steps, answer, (_numbers(model.parameters()), 0))
+
+
+def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
+    """A method as `gfo.fit` trains it and `gfo.predict` asks it; an ensemble in all its members."""
+    torch.manual_seed(0)
+    config = case.config.get(name, {})
+    nets = []
+    for _ in range(create(name, **config).members):
+        model, sites = case.build()
+        nets.append(setting.move(attach(model, sites, create(name, **config), x[:2].cpu())).train())
+    groups = [{"backbone": [*n.model.parameters()]} | n.method.param_groups() for n in nets]
+    moving = [
+        {"optimizers": {k: adam(p, LEARNING_RATES[k]) for k, p in g.items()}, "schedulers": {}}
+        for g in groups
+    ]
+    losses = [compiled_loss(n) if setting.compile else n.method.loss for n in nets]
+    whole = Ensemble(nets) if len(nets) > 1 else nets[0]
+
+    def steps(count: int) -> None:
+        for net, moves, loss in zip(nets, moving, losses, strict=True):
+            batches, key = [(x, y)] * count, (0, 0)
+            one_epoch(net, batches, moves, loss, None, EXAMPLES, key, setting.cast())
+
+    def answer() -> Tensor:
+        with setting.cast():
+            return predict(whole, x, SAMPLES)
+
+    backbone = sum(_numbers(net.model.parameters()) for net in nets)
+    return Side(steps, answer, (backbone, _numbers(whole.parameters()) - backbone))
+
+
+def _numbers(parameters: Iterator[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def sides(model: str, methods: Sequence[str], setting: Setting) -> dict[str, Side]:
+    """ "plain" and each method on the same random batch, warmed up."""
+    case = CASES[model]
+    gen = generator(0, "bench")
+    x = setting.move(torch.randn(setting.batch, *case.shape, generator=gen))
+    y = setting.move(torch.randint(10, (setting.batch,), generator=gen))
+    found = {"plain": plain(case, x, y, setting)}
+    found |= {name: ours(name, case, x, y, setting) for name in methods}
+    for side in found.values():
+        side.steps(2)
+        side.predict()
+    return found
+
+
+def counts(side: Side) -> dict[str, float]:
+    """What does not depend on the machine: operations, bytes kept for backward, weights."""
+    kept = {}  # the storages themselves, so that none is freed and its address seen twice
+
+    def pack(t: Tensor) -> Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        step_flops = flops(lambda: side.steps(1))
+    saved = sum(storage.nbytes() for storage in kept.values()) / 2**20
+    weights, mask_weights = side.weights
+    return {
+        "step_flops": step_flops, "predict_flops": flops(side.predict), "saved_mb": saved,
+        "weights": weights, "mask_weights": mask_weights,
+    }  # fmt: skip
+
+
+def flops(call: Callable[[], Any]) -> int:
+    """Floating-point operations of the matrix products and convolutions in a call, backward too."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def where_time_goes(side: Side, steps: int = 9) -> pd.DataFrame:
+    """A training step by kind of operator, from torch's profiler: ms, in the quickest of `steps`
+    steps for each kind, and number of operators. The profiler's own cost is in the ms, a little an
+    operator."""
+    activity = torch.profiler.ProfilerActivity
+    wanted = [activity.CPU] + [activity.CUDA] * torch.cuda.is_available()
+    seen = []
+    for _ in range(steps):
+        with torch.profiler.profile(activities=wanted) as profile:
+            side.steps(1)
+        parts = {name: [0.0, 0] for name in (*GROUPS, "all else")}
+        for event in profile.key_averages():
+            spent = max(event.self_cpu_time_total, event.self_device_time_total)
+            for column, value in enumerate((spent / 1e3, event.count)):
+                parts[_group(event.key)][column] += value
+        seen.append(pd.DataFrame(parts, index=["ms", "operators"]).T)
+    least = pd.concat(seen).groupby(level=0, sort=False).min()
+    return least.rename_axis("part").astype({"operators": int})
+
+
+def _group(operator: str) -> str:
+    for name, words in GROUPS.items():
+        if any(word in operator for word in words):
+            return name
+    return "all else"

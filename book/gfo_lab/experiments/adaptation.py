@@ -1,0 +1,121 @@
+"""Learning again from clean labels: Figure 2, bottom (the paper's A.1.4).
+
+A network is trained while 30 % of the labels are random, then trained on with a few clean ones; a
+fresh network sees those alone. Both get the same epochs and the same recipe.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+from torch import Tensor
+
+from gfo import data
+from gfo.core.attached import Attached
+from gfo.core.noise import derive, generator
+from gfo.data import Splits
+from gfo.methods import create
+from gfo.train.batchnorm import reestimate
+from gfo.train.fit import fit
+from gfo.train.recipe import AUGMENTS, recipe
+from gfo_lab.experiments.cifar import OUTSIDE, configuration, logits_of, scores
+from gfo_lab.experiments.job import Experiment, Job, register
+from gfo_lab.experiments.training import fitted, make_net
+
+NOISE = 0.3  # share of labels drawn anew
+EPOCHS = 5  # on the clean ones
+# Share of the backbone's peak learning rate: a trained network is moved more gently.
+GENTLY = {"again": 0.1, "scratch": 1.0}
+
+
+def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+    """As `cifar`, with what the second training adds. ValueError for a method of several nets."""
+    if create(method).members > 1:
+        raise ValueError(f"{method} is several networks: adapt one")
+    own: dict[str, Any] = {"labels": [1000, 2000, 4000, 8000]}
+    if profile == "quick":  # noisy labels are learnt more slowly
+        own = {"labels": [100, 400], "epochs": 12, "patience": 12}
+    own |= {"noise": NOISE, "clean_epochs": EPOCHS, "gently": GENTLY}
+    return [configuration(dataset, method, profile) | own]
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train on noisy labels, then on clean ones; accuracies in [0, 1], nll in nats, on clean test
+    images. "again" and "scratch" hold a list over numbers of clean labels."""
+    splits, config = job.splits(), job.config
+    noisy = with_noise(splits, config["noise"], job.seed)
+    net, _ = fitted(noisy, job)
+    wrong = (noisy.train[1] != splits.train[1]).double().mean()
+    found = {"wrong_labels": float(wrong), "bf16": recipe(config, job.device)["bf16"]}
+    found["noisy"] = tested(settled(net, splits, job), splits, job)
+    for start in GENTLY:
+        rows = []
+        for count in config["labels"]:
+            rows.append(tested(learn(net, start, count, splits, job), splits, job))
+        found[start] = {key: [row[key] for row in rows] for key in rows[0]}
+    return found
+
+
+ADAPTATION = register(
+    Experiment(
+        name="adaptation",
+        about="after noisy labels, learning again from few clean ones: Figure 2, bottom",
+        datasets=tuple(OUTSIDE),
+        methods=(
+            "random", "concrete", "contextual", "gflowout", "gflowout-literal", "id-gflowout",
+        ),
+        configs=configs,
+        run=run,
+        columns=("wrong_labels",),
+    )
+)  # fmt: skip
+
+
+def with_noise(splits: Splits, share: float, seed: int) -> Splits:
+    """The splits with `share` of the training and of the validation labels drawn anew: whoever
+    trains on noisy labels has no clean ones to stop by. Fixed by the seed, for every method."""
+
+    def noisy(part: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
+        x, y = part
+        return x, data.random_labels(y, splits.classes, share, generator(seed, "labels", name))
+
+    train, valid = noisy(splits.train, "train"), noisy(splits.valid, "valid")
+    return dataclasses.replace(splits, train=train, valid=valid)
+
+
+def settled(net: Attached, splits: Splits, job: Job) -> Attached:
+    """A copy whose BatchNorm statistics belong to the masks of the test, as those of the networks
+    that learn again do: what these gain is not to be the re-estimation."""
+    still, images = copy.deepcopy(net), splits.train[0][: job.config["statistics"]]
+    reestimate(still, images, augment=AUGMENTS[job.config["augment"]], seed=job.seed)
+    return still
+
+
+def learn(noisy_net: Attached, start: str, count: int, splits: Splits, job: Job) -> Attached:
+    """Train on the first `count` training images under their true labels, from the noisy network
+    ("again") or from fresh weights ("scratch"). The last weights stay: a validation set would be
+    clean labels too."""
+    config, seed = job.config, derive(job.seed, start, count)
+    if start == "again":
+        net = copy.deepcopy(noisy_net)
+    else:
+        net = make_net(splits, job.method, seed, config)
+    rate = config["gently"][start] * config["lr"]["backbone"]
+    config = config | {"lr": config["lr"] | {"backbone": rate}}
+    some = tuple(part[:count] for part in splits.train)
+    checkpoint = job.checkpoint and job.checkpoint.with_suffix(f".{start}{count}.pt")
+    fit(
+        net, some, epochs=config["clean_epochs"], batch=config["batch"], lr=config["lr"], seed=seed,
+        device=job.device, checkpoint=checkpoint, progress=job.progress,
+        **recipe(config, job.device),
+    )  # fmt: skip
+    reestimate(net, some[0], augment=AUGMENTS[config["augment"]], seed=seed)
+    return net
+
+
+def tested(net: Attached, splits: Splits, job: Job) -> dict[str, Any]:
+    """Scores on the clean test images."""
+    x, y = (part[: job.config["images"]] for part in splits.test)
+    return scores(net, logits_of(net, x, job), y)

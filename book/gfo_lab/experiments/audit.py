@@ -1,0 +1,151 @@
+"""Is q the posterior? One trained toy net a record, held against all its masks: every objective,
+policy and method ("audit"), and one change at a time to the paper's method and to the net
+("ablations")."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import torch
+
+from gfo.audit import exact, toys, trial
+from gfo.audit.exact_audit import figures, truth
+from gfo.audit.layerwise_optimum import best_layerwise, tempered_fixed_point
+from gfo.core.objectives import OBJECTIVES
+from gfo.core.policies import POLICIES
+from gfo.core.registry import METHODS
+from gfo.evaluate.masks import policy_divergences
+from gfo.methods import create
+from gfo_lab.experiments.job import Experiment, Job, register
+
+BASE = dict(prior=0.5, masks=16)  # of GFlowOut; the rest is the paper's
+ON_POLICY = dict(temperature=1.0, random=0.0)
+UNITWISE = dict(policy="unitwise", **ON_POLICY)
+
+MAIN = [dict(objective=o, policy=p, **ON_POLICY) for o, p in product(OBJECTIVES, POLICIES)]
+MAIN += [dict(policy=p) for p in POLICIES]  # the paper's objective and sampling
+
+SWEEP = [dict(temperature=t, random=r) for t, r in product((1.0, 2.0, 4.0), (0.0, 0.1, 0.3))]
+# Name of the change: (method, arguments that differ from BASE).
+ABLATIONS: dict[str, tuple[str, dict]] = {
+    "as in the paper": ("gflowout", {}),
+    "q without y": ("gflowout", dict(label=False)),
+    "q without earlier masks": ("gflowout", dict(earlier=False)),
+    "reads h before the layer": ("gflowout", dict(activation="before")),
+    "kept units rescaled": ("gflowout", dict(rescale=True)),
+    "one mask a step": ("gflowout", dict(masks=1)),
+    "learned prior, KL": ("gflowout", dict(prior=None)),
+    "learned prior, literal": ("gflowout-literal", dict(prior=None)),
+    "unit-wise": ("gflowout", UNITWISE),
+    "unit-wise, q without y": ("gflowout", UNITWISE | dict(label=False)),
+    "unit-wise, q without earlier masks": ("gflowout", UNITWISE | dict(earlier=False)),
+    "unit-wise, reads h before the layer": ("gflowout", UNITWISE | dict(activation="before")),
+}
+LABELLED = ({}, dict(label=False), UNITWISE, UNITWISE | dict(label=False))
+WIDTHS = [(4, 4), (5, 5), (6, 6), (8, 8)]
+DEPTHS = [(12,), (6, 6), (4, 4, 4), (16,), (8, 8), (4, 4, 4, 4)]
+
+
+def configuration(
+    method: str,
+    own: dict[str, Any],
+    *,
+    hidden: Sequence[int] = (5, 5),
+    points: int = 40,
+    labels: str = "own",
+    refuse_easy: bool = True,
+) -> dict[str, Any]:
+    """labels: "own", or "all" to ask each point for every class in turn. refuse_easy: take the
+    first net that is a test, as `python -m gfo_lab audit` does."""
+    made = create(method, **own)
+    training = trial.TRAINING[getattr(made, "policy", "layerwise")]
+    net = dict(units=list(hidden), points=points, labels=labels, refuse_easy=refuse_easy)
+    return net | {"method": made.config} | training
+
+
+@functools.lru_cache(maxsize=4)
+def network(hidden: tuple[int, ...], points: int, seed: int, labels: str, stern: bool) -> toys.Toy:
+    """The toy of a configuration, trained once a process."""
+    make = trial.stern_toy if stern else lambda h, p, s: (toys.toy(h, points=p, seed=s),)
+    toy = make(hidden, points, seed)[0]
+    if labels == "own":
+        return toy
+    return toy._replace(x=toy.x.repeat(3, 1), y=torch.arange(3).repeat_interleave(points))
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Figures of `gfo.audit_masks` as means over points, `kl_worst` the worst point's; start_,
+    best_ and fixed_: tv and kl against the same target of fair coins, of the best layer-wise q,
+    and of the layer-wise fixed point of a tempered training policy. Nats moved, summed over
+    sites."""
+    config, seed = job.config, job.seed
+    hidden = tuple(config["units"])
+    toy = network(hidden, config["points"], seed, config["labels"], config["refuse_easy"])
+    how = dict(steps=config["steps"], lr=config["lr"])
+    net = trial.trained(create(job.method, **config["method"]), toy, seed=seed, **how)
+    log_q, log_reward, log_z = truth(net, toy.x, toy.y)
+    table = figures(log_q, log_reward, log_z)
+    found = table.mean().to_dict() | {"kl_worst": table["kl"].max()}
+    coins = torch.full_like(log_reward, -sum(hidden) * torch.tensor(2.0).log())
+    floors = {"start": coins, "best": best_layerwise(log_reward, hidden, restarts=2)[0]}
+    tempered = {k: config["method"].get(k, v) for k, v in ON_POLICY.items()}
+    if net.method.own_posterior and tempered != ON_POLICY:
+        floors["fixed"] = tempered_fixed_point(log_reward, hidden, **tempered)[0]
+    log_posterior = log_reward.log_softmax(1)
+    for name, log_prob in floors.items():
+        found[f"{name}_tv"] = exact.total_variation(log_prob, log_posterior).mean()
+        found[f"{name}_kl"] = exact.kl(log_prob, log_posterior).mean()
+    found |= {
+        k: sum(v) for k, v in policy_divergences(net, toy.x, toy.y, samples=20, seed=seed).items()
+    }
+    return {name: float(value) for name, value in found.items()}
+
+
+def audit_configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+    """GFlowOut under every objective and policy; any other method as it is."""
+    grid = [BASE | own for own in MAIN] if method == "gflowout" else [{}]
+    return [configuration(method, own) for own in grid]
+
+
+def ablation_configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+    """Temperature and random masks; the parts of the method; labels that are not the point's own;
+    width and depth, on nets as they come."""
+    grid = [configuration(m, BASE | own) for m, own in ABLATIONS.values() if m == method]
+    if method == "gflowout":
+        grid += [configuration(method, BASE | own) for own in SWEEP]
+        every = dict(points=20, labels="all")
+        grid += [configuration(method, BASE | own, **every) for own in LABELLED]
+        for hidden, own in product(dict.fromkeys(WIDTHS + DEPTHS), (ON_POLICY, UNITWISE)):
+            size = dict(hidden=hidden, points=20, refuse_easy=False)
+            grid.append(configuration(method, BASE | own, **size))
+    if not grid:
+        raise ValueError(f"no ablations of {method}: they are of {', '.join(ABLATED)}")
+    return list({str(config): config for config in grid}.values())
+
+
+ABLATED = ("gflowout", "gflowout-literal")
+AUDIT = register(
+    Experiment(
+        name="audit",
+        about="is q the posterior? every method, objective and policy against all masks of a toy",
+        datasets=("iris",),
+        methods=tuple(name for name in METHODS if create(name).stochastic),
+        configs=audit_configs,
+        run=run,
+        columns=("tv", "kl", "start_tv", "best_kl"),
+    )
+)
+ABLATION = register(
+    Experiment(
+        name="ablations",
+        about="the audit under one change at a time: temperature, label, width, depth",
+        datasets=("iris",),
+        methods=ABLATED,
+        configs=ablation_configs,
+        run=run,
+        columns=("tv", "kl", "start_tv", "best_kl"),
+    )
+)

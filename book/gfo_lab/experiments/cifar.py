@@ -1,0 +1,237 @@
+"""CIFAR under shift: every method on a ResNet-18, and one change at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from gfo import data
+from gfo.core.attached import Attached
+from gfo.core.batch import pick_device
+from gfo.core.ensemble import Ensemble
+from gfo.core.predict import sample_logits
+from gfo.core.registry import Registry
+from gfo.data import Splits
+from gfo.data.corruptions import CORRUPTIONS, SEVERITIES
+from gfo.data.published import has_cifar_c
+from gfo.evaluate.metrics import evaluate, selective_accuracy
+from gfo.evaluate.uncertainty import SCORES, detection
+from gfo.train.batchnorm import reestimate
+from gfo.train.recipe import AUGMENTS, LEARNING_RATES, recipe
+from gfo_lab.experiments.digits import COVERAGES, EVERY, rotated
+from gfo_lab.experiments.job import Experiment, Job, base_config, register
+from gfo_lab.experiments.training import fitted
+from gfo_lab.experiments.variations import Changes, changes_of, vary, with_configs
+
+# What a profile means here beyond its budget. width, blocks: of the network. rates: peak learning
+# rates that differ from `fit`'s. sizes: training, validation and tuning images of CIFAR. clean,
+# images: test images unshifted, and in each shifted set. statistics: training images on which
+# BatchNorm is re-estimated. Other entries replace the budget's.
+SETUPS = Registry("profile of the CIFAR experiments")
+SETUPS["quick"] = dict(
+    width=8, blocks=[1, 1, 1], rates={"backbone": 0.2}, sizes=[1000, 200, 200],
+    clean=200, images=100, statistics=1000, epochs=6, batch=32, samples=10,
+)  # fmt: skip
+SETUPS["reduced"] = dict(
+    width=16, blocks=[2, 2, 2, 2], rates={"backbone": 0.1}, sizes=[24_000, 500, 500],
+    clean=4000, images=1000, statistics=5000, bf16=True,
+)  # fmt: skip
+# For a GPU: large batches, since a small one takes as long, the time to launch its many kernels.
+# Rates of `fit` are for batches of 128: here four times for SGD, twice for Adam (the square root).
+SETUPS["full"] = dict(
+    width=64, blocks=[2, 2, 2, 2], rates={"backbone": 0.4, "masks": 2e-3, "log_z": 2e-2},
+    sizes=[45_000, 2500, 2500], clean=10_000, images=1000, statistics=10_000, bf16=True,
+    epochs=20, batch=512,
+)  # fmt: skip
+SETUPS["long"] = {k: v for k, v in SETUPS["full"].items() if k != "epochs"}  # the budget's 60
+
+# Where a method departs from its own defaults. hidden: generators of 24 units hold less than 5 %
+# of the backbone's weights at width 64. repeats: half as many, for the time they take.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "mc-improved": {"repeats": 2}, "contextual": {"hidden": 24}, "ensemble": {"members": 3},
+    "gflowout": {"hidden": 24}, "gflowout-literal": {"hidden": 24}, "id-gflowout": {"hidden": 24},
+}  # fmt: skip
+SITES = {"mc-improved": "*bn?"}  # behind every convolution; the others mask each block once
+OUTSIDE = {
+    "cifar10": ("svhn", "cifar100", "digits", "noise"),
+    "cifar100": ("svhn", "cifar10", "digits", "noise"),
+    "digits": ("photos", "noise"),
+}
+VALID_SAMPLES = 5  # masks of the validation that picks the epoch
+MEMORY = {"cpu": 16 * 2**20}  # of a folded pass: 256 rows at width 16, which its cache likes
+
+
+def configuration(dataset: str, method: str, profile: str) -> dict[str, Any]:
+    """The config of one method: a one-cycle run of SGD on the backbone and Adam on the masks, so
+    that validation picks the best epoch but never stops a run. ValueError where the data set has
+    no images of 32×32×3."""
+    if dataset not in OUTSIDE:
+        raise ValueError(f"no CIFAR experiment on {dataset!r}; known: {', '.join(OUTSIDE)}")
+    setup = dict(SETUPS[profile])
+    rates, sizes = setup.pop("rates"), setup.pop("sizes")
+    digits = dataset == "digits"
+    config = base_config(method, profile, **SETTINGS.get(method, {})) | {
+        "model": "resnet18", "data": {"size": 32, "channels": 3} if digits else {"sizes": sizes},
+        "augment": "none" if digits else "crop-flip", "channels_last": True,
+        "optimizer": "sgd", "schedule": "one-cycle", "lr": LEARNING_RATES | rates,
+        "valid_samples": VALID_SAMPLES,
+    }  # fmt: skip
+    config |= setup | ({"sites": SITES[method]} if method in SITES else {})
+    return config | {"patience": config["epochs"]}
+
+
+def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+    """One configuration per method."""
+    return [configuration(dataset, method, profile)]
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train and measure; accuracies and shares in [0, 1], nll in nats. Test images and their
+    changes are the same for every method and seed."""
+    splits, config = job.splits(), job.config
+    if has_cifar_c(job.dataset, job.root):  # before an hour of training, not behind it
+        for name in CORRUPTIONS:
+            data.cifar_c(job.dataset, name, 1, job.root)
+    net, histories = fitted(splits, job)
+    found = {"epochs": sum(map(len, histories)), "bf16": recipe(config, job.device)["bf16"]}
+    found["batchnorm"] = settle(net, splits, job)
+    x, y = splits.test
+    some = slice(config["images"])
+    logits = logits_of(net, x[: config["clean"]], job)
+    found |= scores(net, logits, y[: config["clean"]])
+    turned = logits_of(net, rotated(splits)[some], job)
+    found |= scores(net, turned, y[some], "_rotated")
+    found |= corrupted(net, splits, job)
+    return found | outside(net, logits[:, some], splits, job)
+
+
+def logits_of(net: Attached | Ensemble, x: Tensor, job: Job) -> Tensor:
+    """Logits (S, B, K) under the masks of the test."""
+    memory = MEMORY.get(pick_device(job.device).type)
+    return sample_logits(net, x, job.config["samples"], memory=memory)
+
+
+def members(net: Attached | Ensemble) -> list[Attached]:
+    return list(net.nets) if isinstance(net, Ensemble) else [net]
+
+
+def settle(net: Attached | Ensemble, splits: Splits, job: Job) -> dict[str, dict[str, float]]:
+    """Re-estimate BatchNorm's statistics under test-time masks, and say what that changed: scores
+    under the statistics of the training ("trained") and after ("tested"), on the same images."""
+    x, y = (part[: job.config["images"]] for part in splits.test)
+    images = splits.train[0][: job.config["statistics"]]
+
+    def measured() -> dict[str, float]:
+        return evaluate(net.likelihood.probs(logits_of(net, x, job)).mean(0), y)
+
+    trained = measured()
+    for member in members(net):
+        reestimate(member, images, augment=AUGMENTS[job.config["augment"]], seed=job.seed)
+    return {"trained": trained, "tested": measured()}
+
+
+def scores(net, logits: Tensor, y: Tensor, suffix: str = "") -> dict[str, Any]:
+    """What a predictive is worth on labelled images; logits (S, B, K)."""
+    probs = net.likelihood.probs(logits).mean(0)
+    selective = {"selective": selective_accuracy(probs, y, COVERAGES)}
+    return {name + suffix: value for name, value in (evaluate(probs, y) | selective).items()}
+
+
+def corrupted(net, splits: Splits, job: Job) -> dict[str, Any]:
+    """Scores by severity, under the official arrays where they lie under root, else our own."""
+    official = has_cifar_c(job.dataset, job.root)
+    x, y = (part[: job.config["images"]] for part in splits.test)
+    raw, found = splits.raw(x), {"corruptions": "official" if official else "own"}
+    for name in CORRUPTIONS:
+        rows = []
+        for severity in SEVERITIES:
+            if official:
+                changed = data.cifar_c(job.dataset, name, severity, job.root)[0][: len(x)]
+            else:
+                changed = data.corrupt(raw, name, severity)
+            logits = logits_of(net, splits.normalised(changed), job)
+            rows.append(evaluate(net.likelihood.probs(logits).mean(0), y))
+        found |= {f"{key}_by_{name}": [row[key] for row in rows] for key in rows[0]}
+    return found
+
+
+def outside(net, inside: Tensor, splits: Splits, job: Job) -> dict[str, Any]:
+    """Every uncertainty score against every set outside; inside: logits (S, n, K) of test images.
+    Sets whose files are not there are named in "missing"."""
+    found: dict[str, Any] = {"outside": {}, "missing": []}
+    for name in OUTSIDE[job.dataset]:
+        try:
+            x = data.outside(name, splits, job.config["images"], job.root)
+        except FileNotFoundError:
+            found["missing"].append(name)
+            continue
+        logits = logits_of(net, x, job)
+        found["outside"][name] = {
+            score: detection(f(inside), f(logits)) for score, f in SCORES.items()
+        }
+    return found
+
+
+CIFAR = register(
+    Experiment(
+        name="cifar",
+        about="ResNet-18 on CIFAR: rotation, three corruptions by severity, sets from outside",
+        datasets=tuple(OUTSIDE),
+        methods=EVERY,
+        configs=configs,
+        run=run,
+        columns=("accuracy", "accuracy_rotated", "nll", "nll_rotated", "ece"),
+    )
+)
+
+FIGURE_5 = "BatchNorm–Conv–BatchNorm–Conv"
+KEPT = "keep 0.9"
+ON_POLICY = "keep 0.9, on-policy"  # the paper's q~ pulls a rate toward one half in training
+# Changes of the configuration of `cifar`, see `variations.vary`.
+ORDER: Changes = {FIGURE_5: {"order": "bn-conv"}}
+MORE: Changes = {KEPT: {"method": {"keep": 0.9}}}
+EXACTLY: Changes = {ON_POLICY: {"method": {"keep": 0.9, "temperature": 1.0, "random": 0.0}}}
+CHANGES: dict[str, Changes] = {
+    "random": ORDER | MORE,
+    "deterministic": ORDER,
+    "contextual": MORE,
+    "gflowout": ORDER | MORE | EXACTLY,
+}
+
+
+def variants(dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
+    """Full configs of all changes of `method` by name. ValueError where it has none."""
+    changes = changes_of(method, CHANGES, __name__)
+    return vary(method, configuration(dataset, method, profile), changes)
+
+
+def recorded(change: str, dataset: str, profile: str, out: Path | None = None) -> pd.DataFrame:
+    """The records of one change, as `records.read` gives them, of all methods that have it.
+    ValueError where none has."""
+    methods = [m for m, own in CHANGES.items() if change in own]
+    if not methods:
+        known = ", ".join(dict.fromkeys(name for own in CHANGES.values() for name in own))
+        raise ValueError(f"no variation {change!r}; known: {known}")
+    configs = [variants(dataset, m, profile)[change] for m in methods]
+    return with_configs("cifar-variations", configs, out, dataset=dataset, profile=profile)
+
+
+def variation_configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+    """One configuration per change."""
+    return list(variants(dataset, method, profile).values())
+
+
+CIFAR_VARIATIONS = register(
+    Experiment(
+        name="cifar-variations",
+        about="one change at a time on CIFAR: the block of Figure 5, the rate; measured as `cifar`",
+        datasets=tuple(OUTSIDE),
+        methods=tuple(CHANGES),
+        configs=variation_configs,
+        run=run,
+        columns=CIFAR.columns,
+    )
+)

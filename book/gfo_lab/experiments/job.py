@@ -1,0 +1,82 @@
+"""What an experiment is, and what one run of it is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gfo import data
+from gfo.core.registry import Registry
+from gfo.methods import create
+from gfo.train.recipe import LEARNING_RATES
+from gfo_lab.profiles import budget
+
+EXPERIMENTS = Registry("experiment")
+
+
+class Job(NamedTuple):
+    """One run. config: everything that defines it but its seed, plain JSON. root: where data lie.
+    checkpoint: a file from which a stopped run goes on."""
+
+    dataset: str
+    method: str
+    seed: int
+    config: dict[str, Any]
+    root: str | Path | None = None
+    device: str = "auto"
+    checkpoint: Path | None = None
+    progress: bool = True
+
+    def splits(self) -> Any:
+        """The data set, split by the run's seed; config["data"] holds arguments of its own."""
+        how = self.config.get("data", {})
+        return data.load(self.dataset, root=self.root, seed=self.seed, **how)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A declaration: what is run, on what, and what comes of it.
+
+    Args:
+        name: Of the experiment, of its folder of records, and of the command's argument.
+        about: One line for `python -m gfo_lab list`.
+        datasets: Those it knows, the usual one first.
+        methods: Those that run unless others are named.
+        configs: `f(dataset, method, profile)`: everything that defines each run but its seed, as
+            plain JSON; ValueError for a method that has no place here.
+        run: `f(job)`: one run; returns its metrics, plain JSON.
+        baselines: Rows that are no dropout methods.
+        columns: Metrics that the command's final table shows.
+    """
+
+    name: str
+    about: str
+    datasets: tuple[str, ...]
+    methods: tuple[str, ...]
+    configs: Callable[[str, str, str], list[dict[str, Any]]]
+    run: Callable[[Job], dict[str, Any]]
+    baselines: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ("accuracy", "nll", "ece")
+
+
+def register(experiment: Experiment) -> Experiment:
+    """File the experiment under its name, for the command, for sweeps and for tests."""
+    EXPERIMENTS[experiment.name] = experiment
+    return experiment
+
+
+def method_config(method: str, **own: Any) -> dict[str, Any]:
+    """The arguments of a method, `own` ones and its defaults, as a config holds them."""
+    return create(method, **own).config
+
+
+def base_config(method: str, profile: str, **own: Any) -> dict[str, Any]:
+    """What every config of a trained network holds, under the budget of a profile; `own` are
+    arguments of the method."""
+    work = budget(profile)
+    return {
+        "method": method_config(method, **own), "epochs": work.epochs, "patience": work.patience,
+        "batch": work.batch, "samples": work.samples, "lr": LEARNING_RATES, "optimizer": "adam",
+    }  # fmt: skip

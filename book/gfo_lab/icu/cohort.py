@@ -1,0 +1,214 @@
+"""From eICU tables to a cohort: rules, each counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from gfo_lab.icu.drugs import Codes, infused, votes
+from gfo_lab.icu.eicu import chunks, folder
+
+
+class Funnel:
+    """Counts, rule by rule, the rows that are left out; chunks of one table add up."""
+
+    def __init__(self):
+        self.rows: dict[tuple[str, str, str], list[int]] = {}
+
+    def count(self, table: str, rule: str, argument: str, dropped: int, left: int) -> None:
+        entry = self.rows.setdefault((table, rule, argument), [0, 0])
+        entry[0] += int(dropped)
+        entry[1] += int(left)
+
+    def drop(self, frame: pd.DataFrame, table: str, rule: str, argument: str, bad) -> pd.DataFrame:
+        """`frame` without the rows where `bad`, which None says is not asked for."""
+        if bad is None:
+            self.count(table, rule, argument, 0, len(frame))
+            return frame
+        self.count(table, rule, argument, bad.sum(), (~bad).sum())
+        return frame[~bad]
+
+    def table(self) -> pd.DataFrame:
+        columns = ["table", "rule", "argument", "dropped", "left"]
+        return pd.DataFrame([[*key, *value] for key, value in self.rows.items()], columns=columns)
+
+
+STATUS = {"Alive": 0, "Expired": 1}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which rows count. A drug counts for a stay if one of its rows passes.
+
+    hours: the window, from admission to the ICU.
+    cancelled, after_discharge, reversed, zero_rates, fluids, home_drugs: True counts what is left
+        out by default: cancelled orders; orders that start after the stay's end; orders that stop
+        before they start (a stop of 0 is a missing one); infusions at rate 0 or "OFF"; infusions
+        of carrier fluids only; drugs taken at home (the admissiondrug table).
+    recover: give orders without a drug code the code that their name has elsewhere.
+    outcome: died in the "unit" or in the "hospital".
+    min_hours: shortest stay. first_stay: only the first ICU stay of each patient.
+    """
+
+    hours: int = 48
+    cancelled: bool = False
+    after_discharge: bool = False
+    reversed: bool = False
+    zero_rates: bool = False
+    fluids: bool = False
+    home_drugs: bool = False
+    recover: bool = True
+    outcome: str = "unit"
+    min_hours: int = 0
+    first_stay: bool = False
+
+    def __post_init__(self):
+        if self.outcome not in ("unit", "hospital"):
+            raise ValueError(f'outcome is {self.outcome!r}, needs to be "unit" or "hospital"')
+        if self.hours <= 0 or self.min_hours < 0:
+            raise ValueError(f"hours {self.hours} and min_hours {self.min_hours}: need > 0 and ≥ 0")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """stays: one row a stay, columns hospital, patient, died (0 or 1), minutes. given: (stays, V)
+    bool, whether drug v was given. tokens, labels: the V drugs, as coded and as people read them.
+    counts: a table of the rules, what each dropped and what it left."""
+
+    name: str
+    rules: Rules
+    stays: pd.DataFrame
+    given: Tensor
+    tokens: list[str]
+    labels: list[str]
+    counts: pd.DataFrame
+
+
+def cohort(name: str = "eicu-demo", root: str | Path | None = None, **rules) -> Cohort:
+    """The stays and drugs of "eicu-demo" or "eicu" under `Rules(**rules)`.
+
+    root: see `gfo.data.load`. Raises FileNotFoundError for a missing table; ValueError for a
+    missing column, a status that is neither Alive nor Expired, and rules that leave no stay.
+    """
+    rules, where, funnel = Rules(**rules), folder(name, root), Funnel()
+    stays = read_stays(where, rules, funnel)
+    orders, codes = read_orders(where, rules, funnel, stays)
+    given = [orders, read_infusions(where, rules, funnel, stays)]
+    given.append(read_home_drugs(where, rules, funnel, stays))
+    pairs = pd.concat(given).drop_duplicates()
+    stays = funnel.drop(stays, "patient", "no drug in the window", "hours",
+                        ~stays.index.isin(pairs["stay"]))  # fmt: skip
+    if stays.empty:
+        raise ValueError(f"no stay of {name} is left under {rules}")
+    tokens = sorted(pairs["token"].unique())
+    row = stays.index.get_indexer(pairs["stay"])
+    column = pd.Index(tokens).get_indexer(pairs["token"])
+    multi_hot = torch.zeros(len(stays), len(tokens), dtype=torch.bool)
+    multi_hot[torch.tensor(row), torch.tensor(column)] = True
+    labels = [codes.label(token) for token in tokens]
+    return Cohort(name, rules, stays, multi_hot, tokens, labels, funnel.table())
+
+
+def read_stays(where: Path, rules: Rules, funnel: Funnel) -> pd.DataFrame:
+    """One row a stay in the order of their ids."""
+    table = pd.concat(chunks(where, "patient")).sort_values("patientunitstayid")
+    status = table[f"{rules.outcome}dischargestatus"]
+    status = status.where(status.fillna("").str.strip() != "")
+    if odd := sorted(set(status.dropna()) - set(STATUS)):
+        raise ValueError(
+            f"{rules.outcome}dischargestatus holds {odd[0]!r}: needs to be Alive, Expired or blank"
+        )
+    funnel.count("patient", "stays read", "", 0, len(table))
+    table = table.assign(died=status.map(STATUS))
+    order = ["hospitaldischargeyear", "patienthealthsystemstayid", "unitvisitnumber"]
+    again = table.sort_values(order).duplicated("uniquepid")  # of all stays, as they were
+    table = funnel.drop(table, "patient", "outcome unknown", "outcome", table["died"].isna())
+    again = again.reindex(table.index)
+    table = funnel.drop(table, "patient", "not the patient's first stay", "first_stay",
+                        again if rules.first_stay else None)  # fmt: skip
+    short = table["unitdischargeoffset"] < 60 * rules.min_hours
+    table = funnel.drop(table, "patient", f"shorter than {rules.min_hours} h", "min_hours", short)
+    return pd.DataFrame({
+        "hospital": table["hospitalid"].to_numpy(), "patient": table["uniquepid"].to_numpy(),
+        "died": table["died"].astype(int).to_numpy(),
+        "minutes": table["unitdischargeoffset"].to_numpy(),
+    }, index=pd.Index(table["patientunitstayid"], name="stay"))  # fmt: skip
+
+
+def read_orders(
+    where: Path, rules: Rules, funnel: Funnel, stays: pd.DataFrame
+) -> tuple[pd.DataFrame, Codes]:
+    """(stay, token) pairs of the medication table, and what the names in it say."""
+    kept, counted = [], []
+    for part in chunks(where, "medication"):
+        counted.append(votes(part))
+        kept.append(in_window(part, rules, funnel, stays))
+    codes, rows = Codes(pd.concat(counted)), pd.concat(kept)
+    rows = rows.assign(token=codes.tokens(rows, rules.recover))
+    rows = funnel.drop(rows, "medication", "neither code nor name", "recover", rows["token"] == "")
+    return pairs_of(rows, stays), codes
+
+
+def in_window(
+    part: pd.DataFrame, rules: Rules, funnel: Funnel, stays: pd.DataFrame
+) -> pd.DataFrame:
+    """Orders of one chunk that were given in the window."""
+    end = 60 * rules.hours
+    start, stop = part["drugstartoffset"], part["drugstopoffset"]
+    leaves = part["patientunitstayid"].map(stays["minutes"])
+    funnel.count("medication", "orders read", "", 0, len(part))
+    late, gone = ~(part["drugorderoffset"] < end), ~(start < end)
+    turned = (stop < start) & (stop != 0)
+    for rule, argument, bad in (
+        ("cancelled", "cancelled",
+         None if rules.cancelled else part["drugordercancelled"].str.strip().str.lower() == "yes"),
+        (f"ordered after {rules.hours} h", "hours", late),
+        (f"starts after {rules.hours} h", "hours", gone),
+        ("stopped before admission", "hours", stop < 0),
+        ("starts after discharge", "after_discharge",
+         None if rules.after_discharge else start > leaves),
+        ("stops before it starts", "reversed", None if rules.reversed else turned),
+    ):  # fmt: skip
+        bad = None if bad is None else bad.reindex(part.index)
+        part = funnel.drop(part, "medication", rule, argument, bad)
+    return part
+
+
+def read_infusions(where: Path, rules: Rules, funnel: Funnel, stays: pd.DataFrame) -> pd.DataFrame:
+    """(stay, token) pairs of the infusiondrug table."""
+    kept = []
+    for part in chunks(where, "infusiondrug"):
+        funnel.count("infusiondrug", "rows read", "", 0, len(part))
+        outside = ~part["infusionoffset"].between(0, 60 * rules.hours, inclusive="left")
+        part = funnel.drop(part, "infusiondrug", f"not in 0–{rules.hours} h", "hours", outside)
+        still = (pd.to_numeric(part["drugrate"], errors="coerce") == 0) | (
+            part["drugrate"].str.strip().str.lower() == "off"
+        )
+        part = funnel.drop(part, "infusiondrug", "rate 0", "zero_rates",
+                           None if rules.zero_rates else still)  # fmt: skip
+        word = infused(part["drugname"])
+        part = part.assign(token="infusion " + word.where(word != "", "fluid"))
+        kept.append(funnel.drop(part, "infusiondrug", "carrier fluid only", "fluids",
+                                None if rules.fluids else word == ""))  # fmt: skip
+    return pairs_of(pd.concat(kept), stays)
+
+
+def read_home_drugs(where: Path, rules: Rules, funnel: Funnel, stays: pd.DataFrame) -> pd.DataFrame:
+    """(stay, token) pairs of the admissiondrug table, if they are asked for."""
+    rows = pd.concat(chunks(where, "admissiondrug"))
+    funnel.count("admissiondrug", "rows read", "", 0, len(rows))
+    code = rows["drughiclseqno"].fillna(0).astype(int)  # 0 where there is none
+    name = rows["drugname"].str.strip().str.lower()
+    rows = rows.assign(token="home " + code.astype(str).where(code != 0, name))
+    home = None if rules.home_drugs else pd.Series(True, rows.index)
+    return pairs_of(funnel.drop(rows, "admissiondrug", "taken at home", "home_drugs", home), stays)
+
+
+def pairs_of(rows: pd.DataFrame, stays: pd.DataFrame) -> pd.DataFrame:
+    """Distinct (stay, token) of the stays that are in the study."""
+    rows = rows.rename(columns={"patientunitstayid": "stay"})[["stay", "token"]].drop_duplicates()
+    return rows[rows["stay"].isin(stays.index)]

@@ -1,0 +1,75 @@
+"""The eICU Collaborative Research Database (Pollard et al., 2018) and its open demo, as tables."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from gfo.data.splits import data_root
+from gfo_lab.icu import synthetic
+
+# Table: the columns that are read. The demo's headers are the full release's; file names differ
+# in case (infusiondrug.csv.gz, infusionDrug.csv.gz).
+COLUMNS = {
+    "patient": (
+        "patientunitstayid", "uniquepid", "hospitalid", "hospitaldischargeyear",
+        "patienthealthsystemstayid", "unitvisitnumber", "unitdischargeoffset",
+        "unitdischargestatus", "hospitaldischargestatus",
+    ),
+    "medication": (
+        "patientunitstayid", "drugorderoffset", "drugstartoffset", "drugstopoffset",
+        "drugordercancelled", "drugname", "drughiclseqno",
+    ),
+    "infusiondrug": ("patientunitstayid", "infusionoffset", "drugname", "drugrate"),
+    "admissiondrug": ("patientunitstayid", "drugname", "drughiclseqno"),
+}  # fmt: skip
+TEXT = ("uniquepid", "drugordercancelled", "drugname", "drugrate")
+TEXT += ("unitdischargestatus", "hospitaldischargestatus")
+CHUNK = 1_000_000  # rows: the full release's medication table has seven million
+
+
+def folder(name: str, root: str | Path | None = None) -> Path:
+    """Where the tables of "eicu-demo" or "eicu" lie: root/name, or root itself. Those of
+    "icu-synthetic" are written on the spot."""
+    if name == synthetic.NAME:
+        return synthetic.folder()
+    root = data_root(root)
+    return root / name if (root / name).is_dir() else root
+
+
+def chunks(where: Path, table: str) -> Iterator[pd.DataFrame]:
+    """The table's columns, `CHUNK` rows at a time. Raises FileNotFoundError where the table is
+    missing, ValueError where it lacks a column, holds text for numbers or is damaged; all name it.
+    """
+    path, columns = find(where, table), list(COLUMNS[table])
+    try:
+        known = pd.read_csv(path, nrows=0).columns
+        if missing := [name for name in columns if name not in known]:
+            raise ValueError(f"{path.name} lacks the column {', '.join(missing)}")
+        types = {name: str for name in columns if name in TEXT}
+        reader = pd.read_csv(path, usecols=columns, dtype=types, chunksize=CHUNK)
+        for part in tqdm(reader, desc=f"reading {path.name}", unit="chunk", leave=False, delay=3):
+            for name in columns:
+                if name not in types and not pd.api.types.is_numeric_dtype(part[name]):
+                    raise ValueError(
+                        f"{path.name}: column {name} holds text, needs to hold numbers"
+                    )
+            yield part
+    except (EOFError, OSError, zlib.error, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name} is damaged ({error}): fetch it again") from None
+
+
+def find(where: Path, table: str) -> Path:
+    """The file of a table, whatever the case of its name, packed or not."""
+    wanted = (f"{table}.csv.gz", f"{table}.csv")
+    found = [path for path in sorted(where.glob("*")) if path.name.lower() in wanted]
+    if not found:
+        raise FileNotFoundError(
+            f"no {table}.csv.gz or {table}.csv in {str(where)!r}: set GFO_DATA or root to a folder "
+            "that holds eicu-demo/ or eicu/ (physionet.org, the demo is open)"
+        )
+    return found[0]

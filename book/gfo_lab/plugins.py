@@ -1,0 +1,32 @@
+"""Methods, models, data sets and experiments from outside the clone.
+
+They file themselves in the registries when their module is imported: one named with `--import`, or
+one that an installed package announces under the entry-point group `gfo_lab.plugins`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+GROUP = "gfo_lab.plugins"
+
+
+def bring(imports: Sequence[str] = ()) -> None:
+    """Import the modules named, which may lie in the working directory, and all announced ones.
+
+    Raises:
+        ValueError: Where one of them cannot be imported.
+    """
+    here = os.getcwd()
+    if imports and here not in sys.path:
+        sys.path.insert(0, here)
+    announced = [entry.value for entry in entry_points(group=GROUP)]
+    for name in (*imports, *announced):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ValueError(f"cannot import {name!r} ({error}): run where it lies") from None

@@ -1,0 +1,233 @@
+"""Records: one small JSON file a finished run, written at once, and tables made of them.
+
+A record's identity is (experiment, dataset, method, seed, profile, hash of config), and its file
+name spells it: the same identity is skipped on a second run, and a table refuses to mix
+configurations.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import platform
+import subprocess
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import gfo
+from gfo.core.files import write_atomically
+
+LAB = Path(__file__).resolve().parent
+LIBRARY = Path(gfo.__file__).resolve().parent
+IN_CLONE = LAB.parent.name == "book" and (LAB.parents[1] / "_toc.yml").exists()
+# Installed elsewhere, nothing is written beside the package: records go to the working directory.
+RESULTS = (LAB.parent if IN_CLONE else Path.cwd()) / "results"
+KEYS = (
+    "experiment", "dataset", "method", "seed", "profile", "metrics", "config", "config_hash",
+    "device", "torch", "gfo", "commit", "gfo_tree", "dirty", "wall_s", "date",
+)  # fmt: skip
+
+
+IDENTITY = ("experiment", "dataset", "method", "seed", "profile", "config_hash")
+
+
+def rounded(value: Any) -> Any:
+    """Numbers to six digits behind the point, so that records stay small; plain JSON types."""
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(part) for part in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    return round(float(value), 6) if isinstance(value, float | np.floating) else value
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """12 hex digits of the canonical JSON of `config`."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def path_of(
+    experiment: str, dataset: str, method: str, seed: int, profile: str, config: dict, out: Path
+) -> Path:
+    """Where the record of this identity lies."""
+    name = f"{dataset}_{method}_s{seed}_{profile}_{config_hash(config)}.json"
+    return Path(out) / experiment / name
+
+
+def write(
+    *,
+    experiment: str,
+    dataset: str,
+    method: str,
+    seed: int,
+    profile: str,
+    config: dict,
+    metrics: dict,
+    device: torch.device,
+    wall_s: float,
+    out: Path | None = None,
+) -> Path:
+    """Save one finished run with where it ran and from which source; returns its path."""
+    identity = dict(
+        experiment=experiment, dataset=dataset, method=method, seed=seed, profile=profile
+    )
+    path = path_of(**identity, config=config, out=out or RESULTS)
+    record = identity | {
+        "metrics": rounded(metrics), "config": config, "config_hash": config_hash(config),
+        "device": device_name(device), "wall_s": round(wall_s, 2),
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    } | provenance()  # fmt: skip
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+    return path
+
+
+def read(experiment: str, out: Path | None = None, **only: Any) -> pd.DataFrame:
+    """All records of an experiment, one row each, metrics as columns; `only` keeps rows where a
+    column has one value, e.g. profile="full". Empty (no rows) where there are none."""
+    paths = sorted((Path(out or RESULTS) / experiment).glob("*.json"))
+    frame = pd.DataFrame([read_one(path) for path in paths])
+    for column, value in only.items():
+        frame = frame[frame[column] == value] if len(frame) else frame
+    return frame
+
+
+def read_one(path: Path) -> dict[str, Any]:
+    """One record, flat. ValueError where it lacks an entry."""
+    record = json.loads(path.read_text())
+    if missing := [key for key in KEYS if key not in record]:
+        raise ValueError(f"record {path.name} lacks {', '.join(missing)}: not made by gfo_lab")
+    return {k: v for k, v in record.items() if k != "metrics"} | record["metrics"]
+
+
+def experiments(out: Path | None = None) -> list[str]:
+    """Names of the experiments that have records."""
+    return sorted({path.parent.name for path in Path(out or RESULTS).glob("*/*.json")})
+
+
+def table(experiment: str | None = None, out: Path | None = None) -> pd.DataFrame:
+    """All records of one experiment, or of all: one row per record, with its identity, what it ran
+    on, its configuration flattened ("config.lr.masks") and every metric that is a number or a word
+    ("batchnorm.tested.nll"); `long` has those that are lists."""
+    names = [experiment] if experiment else experiments(out)
+    return pd.DataFrame(
+        {k: v for k, v in flat(record).items() if not isinstance(v, list)}
+        for name in names
+        for record in read(name, out).to_dict("records")
+    )
+
+
+def long(experiment: str | None = None, out: Path | None = None) -> pd.DataFrame:
+    """Metrics that are lists of numbers: one row per record, metric and place in the list (from 0
+    on), with columns experiment, dataset, method, seed, profile, config_hash, metric, place,
+    value."""
+    names = [experiment] if experiment else experiments(out)
+    rows = [
+        [record[key] for key in IDENTITY] + [metric, place, value]
+        for name in names
+        for record in read(name, out).to_dict("records")
+        for metric, values in flat(record).items()
+        if isinstance(values, list) and not metric.startswith("config.")
+        for place, value in enumerate(values)
+        if isinstance(value, int | float)
+    ]
+    return pd.DataFrame(rows, columns=[*IDENTITY, "metric", "place", "value"])
+
+
+def flat(record: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, keys joined by dots; what is missing from a row of a table is left out."""
+    found = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) or not pd.isna(value):
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def summary(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """Mean, standard error and n over seeds, one row a (dataset, profile, method).
+
+    Raises ValueError where one such cell mixes configurations.
+    """
+    cells = []
+    if frame.empty:
+        return frame
+    for (dataset, profile, method), group in frame.groupby(["dataset", "profile", "method"]):
+        if group["config_hash"].nunique() > 1:
+            raise ValueError(
+                f"{method} on {dataset} ({profile}) has {group['config_hash'].nunique()} "
+                "configurations: keep one, a table does not mix them"
+            )
+        cell = {"dataset": dataset, "profile": profile, "method": method, "n": len(group)}
+        for metric in metrics:
+            cell[metric] = group[metric].mean()
+            cell[f"{metric}_se"] = group[metric].sem() if len(group) > 1 else float("nan")
+        cells.append(cell)
+    return pd.DataFrame(cells)
+
+
+def told(frame: pd.DataFrame, heads: dict[str, str]) -> pd.DataFrame:
+    """`summary` to be read: a row a method, n, and each metric as "mean ± standard error" under the
+    heading that `heads` has for it."""
+    table = summary(frame, list(heads)).set_index("method")
+    pairs = {head: table[[metric, f"{metric}_se"]].to_numpy() for metric, head in heads.items()}
+    text = {head: [f"{m:.4f} ± {s:.4f}" for m, s in rows] for head, rows in pairs.items()}
+    return pd.DataFrame({"n": table["n"]} | text, index=table.index.rename(None))
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the processor that did the work."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"CPU: {name}, {torch.get_num_threads()} thread(s)"
+
+
+@functools.cache
+def provenance() -> dict[str, Any]:
+    """Versions, commit, the git trees of both packages and whether they had uncommitted changes, as
+    they were when first asked: a sweep asks at its start."""
+    status = _git("status", "--porcelain", "--", str(LIBRARY), str(LAB))
+    return {
+        "torch": torch.__version__,
+        "gfo": gfo.__version__,
+        "commit": _git("rev-parse", "HEAD"),
+        "gfo_tree": _git("rev-parse", "HEAD:gfo"),
+        "lab_tree": _git("rev-parse", "HEAD:book/gfo_lab"),
+        "dirty": None if status is None else bool(status),
+    }
+
+
+@functools.cache
+def source() -> str:
+    """12 hex digits of all files of both packages, as they were when first asked: commits do not
+    tell one uncommitted change from another."""
+    files = [path for folder in (LIBRARY, LAB) for path in sorted(folder.rglob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+def _git(*args: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *args], cwd=LAB, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        done = None
+    if done is None or done.returncode:
+        warnings.warn("no git checkout: the record will not name its source", stacklevel=2)
+        return None
+    return done.stdout.strip()

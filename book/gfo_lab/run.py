@@ -1,0 +1,172 @@
+"""Run what an experiment lacks, save each finished run at once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import joblib
+import pandas as pd
+from tqdm.auto import tqdm
+
+from gfo.core.batch import pick_device
+from gfo.core.registry import DATASETS
+from gfo.methods import create
+from gfo_lab import records
+from gfo_lab.experiments import EXPERIMENTS
+from gfo_lab.experiments.job import Experiment
+from gfo_lab.plugins import bring
+from gfo_lab.profiles import budget
+from gfo_lab.sweep import ENGINES, How, one, scratch_folder, spread
+
+
+class Plan(NamedTuple):
+    """What a call of `run` would do. grid: the identity of every run. missing: those without a
+    record. seconds: what the missing ones took on record elsewhere, as far as known. unknown: runs
+    whose like is not on record."""
+
+    grid: list[dict]
+    missing: list[dict]
+    out: Path
+    seconds: float
+    unknown: int
+
+
+def run(
+    experiment: str,
+    *,
+    methods: Sequence[str] | None = None,
+    dataset: str | None = None,
+    seeds: Sequence[int] | None = None,
+    profile: str = "full",
+    device: str = "auto",
+    root: str | Path | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+    progress: bool = True,
+    jobs: int = 1,
+    engine: str = "processes",
+    scheduler: str | None = None,
+    scratch: str | Path | None = None,
+    imports: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Run each (method, seed) of an experiment that has no record yet; return all their records.
+
+    All names are checked before any work starts. A run that is stopped goes on from its last epoch
+    when called again with the same source, `root` and `out`. Several calls side by side, here or on
+    machines that see the same `out` and `scratch`, share the work: each run is claimed by one of
+    them, and each call returns when all are done.
+
+    Args:
+        experiment, methods, dataset, seeds, profile: What to run; by default what the experiment
+            and its profile name.
+        device: "auto" takes the GPU if there is one.
+        root: Where data lie.
+        out: Where records go, `records.RESULTS` by default.
+        force: Redo recorded runs from their beginning.
+        progress: Show bars.
+        jobs: Runs at once, each a process with one torch thread; 1 runs here, with torch's own
+            threads.
+        engine: "processes" of this machine, or "dask": the workers at the address `scheduler`, or
+            without one `jobs` workers on this machine.
+        scratch: Folder of checkpoints and claims; the system's temporary folder by default.
+        imports: Modules to import first, here and in every worker, since they file methods, models,
+            data sets or experiments of their own.
+
+    Raises:
+        ValueError: For a name that is not known, or a combination that makes no sense.
+    """
+    pick_device(device)
+    check_engine(jobs, engine, scheduler)
+    bring(imports)
+    todo = plan(experiment, methods, dataset, seeds, profile, out)
+    task, grid, out = EXPERIMENTS[experiment], todo.grid, writable(todo.out)
+
+    def missing() -> list[dict]:
+        return [i for i in grid if not records.path_of(**i, out=out).exists()]
+
+    many = engine == "dask" or jobs > 1
+    how = How(
+        task.name, device, Path(root).resolve() if root else None, out, scratch_folder(scratch),
+        progress and not many, 1 if many else None, tuple(imports),
+    )  # fmt: skip
+    left = grid if force else todo.missing
+    # First what nobody has claimed; then wait for the others, and take over what they leave.
+    for what, wait in (("", False), (", waiting for other processes", True)):
+        if left:
+            calls = [joblib.delayed(one)(i, how, force and not wait, wait) for i in left]
+            done = spread(calls, jobs, engine, scheduler)
+            label = f"{experiment} on {grid[0]['dataset']}{what}"
+            claimed = [
+                i for i in tqdm(done, desc=label, total=len(left), disable=not progress) if i
+            ]
+            left = [i for i in missing() if i not in claimed] + claimed
+    rows = [records.read_one(records.path_of(**identity, out=out)) for identity in grid]
+    return pd.DataFrame(rows)
+
+
+def plan(
+    experiment: str,
+    methods: Sequence[str] | None = None,
+    dataset: str | None = None,
+    seeds: Sequence[int] | None = None,
+    profile: str = "full",
+    out: str | Path | None = None,
+) -> Plan:
+    """What `run` would do with the same arguments; nothing is run or written.
+
+    Raises:
+        ValueError: For a name that is not known, or a combination that makes no sense.
+    """
+    task, work = EXPERIMENTS[experiment], budget(profile)
+    methods, seeds = list(methods or task.methods), list(work.seeds if seeds is None else seeds)
+    dataset = data_set(task, dataset, work.dataset)
+    for method in methods:
+        if method not in task.baselines:
+            create(method)
+    if wrong := [s for s in seeds if s < 0]:
+        raise ValueError(f"seed {wrong[0]}: seeds are whole numbers from 0 on")
+    out = Path(out or records.RESULTS).resolve()
+    grid = [
+        dict(experiment=experiment, dataset=dataset, method=m, seed=s, profile=profile, config=c)
+        for s in seeds
+        for m in methods
+        for c in task.configs(dataset, m, profile)
+    ]
+    missing = [i for i in grid if not records.path_of(**i, out=out).exists()]
+    known = records.read(experiment, dataset=dataset, profile=profile)
+    wall = known.groupby("method")["wall_s"].mean().to_dict() if len(known) else {}
+    seconds = [wall[i["method"]] for i in missing if i["method"] in wall]
+    return Plan(grid, missing, out, sum(seconds), len(missing) - len(seconds))
+
+
+def writable(out: Path) -> Path:
+    """The folder, made where it is missing; ValueError where no record could be written there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return out
+    except OSError as error:
+        raise ValueError(f"out={str(out)!r} cannot be written to: {error.strerror}") from None
+
+
+def data_set(task: Experiment, asked: str | None, usual: str) -> str:
+    """The data set of a run: `asked` for, or the profile's `usual` one, or the first that the
+    experiment knows. ValueError for one that it does not know."""
+    name = asked or (usual if usual in task.datasets else task.datasets[0])
+    if name not in task.datasets:
+        DATASETS[name]  # an unknown one has a nearest match
+        raise ValueError(f"no such experiment on {name!r}; known: {', '.join(task.datasets)}")
+    return name
+
+
+def check_engine(jobs: int, engine: str, scheduler: str | None) -> None:
+    """ValueError for a way of running that there is not."""
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}, needs to be at least 1")
+    if engine not in ENGINES:
+        raise ValueError(f"engine is {engine!r}, needs to be one of {', '.join(ENGINES)}")
+    if scheduler and engine != "dask":
+        raise ValueError("a scheduler was named: pass engine='dask' (--engine dask) with it")

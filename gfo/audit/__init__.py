@@ -1,0 +1,6 @@
+"""Is q the posterior? Exact answers on networks whose masks can all be listed, estimates elsewhere."""
+
+from gfo.core.lazy import lazily
+
+MODULES = ("broken", "diagnose", "exact", "exact_audit", "layerwise_optimum", "toys", "trial")
+__getattr__ = lazily(__name__, MODULES)

@@ -1,0 +1,157 @@
+"""Is q the posterior, where masks cannot be enumerated? What S masks can tell, with its error."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from gfo.core.attached import Attached
+from gfo.core.batch import rows
+from gfo.core.checks import check_net, check_x, check_y
+from gfo.evaluate.masks import passes
+from gfo.evaluate.stats import pearson
+
+GROUPS = 16  # of masks, left out in turn
+
+
+class Draws(NamedTuple):
+    """S masks of q, scored, and S of p: (P, S), in nats. P examples, or 1 where one posterior
+    serves the data set."""
+
+    log_q: Tensor
+    log_p: Tensor
+    log_reward: Tensor
+    log_z: Tensor | None  # a column repeated S times
+    log_w_of_p: Tensor  # log R − log p of masks from p: what log_w would be if p stood for q
+
+
+def diagnose(
+    net: Attached, x: Any, y: Tensor, samples: int = 256, *, seed: int = 0
+) -> pd.DataFrame:
+    """Read q from `samples` of its masks an example: a table, one row a figure, means over x.
+
+    Columns: value; error, one standard error for the choice of masks, with the bias of their finite
+    number (a jackknife that leaves out one of 16 groups of masks; the choice of examples is not in
+    it); flag, whether something is wrong; reading, one line. Nats unless said.
+
+    elbo: E_q[log R − log q]; gain: how much more than if p stood for q. bound: log of the mean of
+    R/q, between the ELBO and log p(y|x), to which it grows with S (Burda et al., 2016).
+    prior_bound: the same from masks of p; the higher one where q misses masks that matter, which
+    q's own masks cannot show. log_z: what the net learned; log_z_error: mean ``|log Z − bound|``.
+    ess: effective share of the S masks under weights R/q, 1 for a perfect q. var_log_w: variance of
+    log R − log q under q, nat², 0 for a perfect q; var_prior: the same if p stood for q.
+    corr: correlation of log q and log R over q's masks; corr_data: of log q − log p and
+    log R − log p, without the part both share. moved: KL(q ‖ p).
+
+    For ID-GFlowOut the posterior is the data set's: pass the training set. ValueError for a method
+    that aims at no posterior, fewer than 32 samples, bad x or y.
+    """
+    check_net(net)
+    check_x(net, x)
+    check_y(net, x, y)
+    if net.method.q is None or not net.method.own_posterior:
+        raise ValueError(f"{net.method.name} trains no q toward a posterior: nothing to diagnose")
+    if samples < 2 * GROUPS:
+        raise ValueError(f"samples is {samples}, their error needs at least {2 * GROUPS}")
+    draws = _draw(net, x, y, samples, seed)
+    values = figures(draws)
+    group = torch.arange(samples, device=draws.log_q.device) % GROUPS
+    left = [
+        figures(Draws(*(None if t is None else t[:, group != g] for t in draws)))
+        for g in range(GROUPS)
+    ]
+    found = {
+        name: _jackknife(v, torch.stack([f[name] for f in left])) for name, v in values.items()
+    }
+    # an absolute value near 0 is biased by as much as one example's error
+    if "log_z_error" in found:
+        one = (GROUPS - 1) ** 0.5 * torch.stack([f["bound"] for f in left]).std(0, correction=0)
+        found["log_z_error"] = (found["log_z_error"][0], float(one.mean()))
+    table = pd.DataFrame.from_dict(found, orient="index", columns=["value", "error"])
+    said = {name: _read(name, table["value"], table["error"]) for name in table.index}
+    return table.assign(
+        flag=[flag for flag, _ in said.values()], reading=[text for _, text in said.values()]
+    )
+
+
+def figures(d: Draws) -> dict[str, Tensor]:
+    """The figures of `diagnose`, (P,) each, from masks (P, S)."""
+    log_w, count = d.log_reward - d.log_q, math.log(d.log_q.shape[1])
+    top, squares = log_w.logsumexp(1), (2 * log_w).logsumexp(1)
+    elbo, bound = log_w.mean(1), top - count
+    found = {"elbo": elbo, "gain": elbo - d.log_w_of_p.mean(1), "bound": bound}
+    found["prior_bound"] = d.log_w_of_p.logsumexp(1) - count
+    if d.log_z is not None:
+        found["log_z"] = d.log_z[:, 0]
+        found["log_z_error"] = (d.log_z[:, 0] - bound).abs()
+    found |= {"ess": (2 * top - squares - count).exp(), "var_log_w": log_w.var(1)}
+    found["var_prior"] = d.log_w_of_p.var(1)
+    found["corr"] = pearson(d.log_q, d.log_reward)
+    found["corr_data"] = pearson(d.log_q - d.log_p, d.log_reward - d.log_p)
+    return found | {"moved": (d.log_q - d.log_p).mean(1)}
+
+
+def _draw(net: Attached, x: Any, y: Tensor, samples: int, seed: int) -> Draws:
+    method, n = net.method, rows(x)
+
+    def scored(source: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        runs = list(passes(net, x, y, source, samples, seed))
+        log_q, log_p, log_lik = (
+            torch.stack([getattr(r, name).expand(n) for r in runs], 1).double()
+            for name in ("log_q", "log_p", "log_lik")
+        )  # each (B, S)
+        log_z = None if runs[0].log_z is None else runs[0].log_z.double().expand(n)[:, None]
+        return log_q, log_p, method.log_reward(log_lik, log_p, n), log_z
+
+    _, log_p, log_reward, _ = scored("p")
+    log_q, log_p_of_q, log_reward_of_q, log_z = scored("q")
+    log_z = None if log_z is None else log_z.expand(n, samples)
+    draws = (log_q, log_p_of_q, log_reward_of_q, log_z, log_reward - log_p)
+    points = 1 if method.shared else n
+    return Draws(*(None if t is None else t[:points] for t in draws))
+
+
+def _jackknife(value: Tensor, left: Tensor) -> tuple[float, float]:
+    """(mean over examples, its error) of a figure (P,), given it without each group, (G, P)."""
+    mean, means = value.mean(), left.mean(1)
+    bias = (GROUPS - 1) * (means.mean() - mean)
+    variance = (GROUPS - 1) * means.var(correction=0)
+    return float(mean), float((variance + bias.square()).sqrt())
+
+
+def _read(name: str, value: pd.Series, error: pd.Series) -> tuple[bool, str]:
+    """(flag, reading) of one figure. Flags leave three standard errors."""
+    v, e = value[name], error[name]
+    gap = value["bound"] - value["elbo"]
+    if name == "elbo":
+        return False, f"a lower bound on log p(y|x), {gap:.3g} nat under the next"
+    if name == "bound":
+        return False, "a lower bound too; what it gains on the ELBO is KL(q ‖ posterior) in sight"
+    if name == "prior_bound":
+        bad = v - value["bound"] > 3 * math.hypot(e, error["bound"]) + 0.02
+        return bad, "above the bound: q misses masks that matter" if bad else "p finds nothing more"
+    if name == "log_z":
+        return False, "what the net says log p(y|x) is"
+    if name == "log_z_error":
+        bad = v > gap + 3 * e + 0.05
+        return bad, "log Z is not log p(y|x)" if bad else "within what this q allows"
+    if name == "ess":
+        doubt = "" if v > 0.1 else ": do not trust the bound"
+        return False, f"{v:.0%} of the masks count{doubt}"
+    if name == "var_log_w":
+        share = v / max(value["var_prior"], 1e-12)
+        bad = share > 0.9 and v > 0.01
+        return bad, "no less than if p stood for q" if bad else f"{share:.0%} of the prior's"
+    if name == "gain":
+        bad = v < -3 * e
+        return bad, "p would do better than q" if bad else "what q gains by not being p"
+    return False, {
+        "var_prior": "what var_log_w would be if p stood for q",
+        "corr_data": "without that part",
+        "corr": "holds the prior's part, which log q and log R share",
+        "moved": "how far the label moves q from p",
+    }[name]

@@ -1,0 +1,102 @@
+"""Where a layer-wise q ends with nothing in its way: a free logit for every unit, point and prefix
+of earlier masks, no network, no sampling. The best it can do, and what tempered training aims at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gfo.audit import exact
+from gfo.core.noise import generator
+
+MEMORY = 2**18  # masks × points at a time
+
+Tables = list[Tensor]  # a layer: logits (..., 2^{earlier bits}, C_l)
+
+
+def log_prob(tables: Tables, temperature: float = 1.0, random: float = 0.0) -> Tensor:
+    """log-probability of all masks in `exact.all_masks` order, (..., 2^M); under the training
+    policy for a temperature above 1 and random layers (`GFlowOut`)."""
+    total = None
+    for table in tables:
+        logits, width = table / temperature, table.shape[-1]
+        (masks,) = exact.all_masks([width])
+        layer = logits @ masks.to(logits).T - F.softplus(logits).sum(-1, keepdim=True)
+        if random:
+            policy, coins = torch.tensor([1 - random, random]).to(layer).log()  # −inf at an end
+            layer = torch.logaddexp(layer + policy, coins - width * math.log(2))
+        total = layer if total is None else total.unsqueeze(-1) + layer
+        total = total.flatten(-2)  # (..., 2^{earlier}, 2^C_l) -> (..., 2^{so far})
+    return total
+
+
+def best_layerwise(
+    log_reward: Tensor, widths: Sequence[int], *, restarts: int = 5, seed: int = 0
+) -> tuple[Tensor, float]:
+    """(log q (B, 2^M), spread): the layer-factorised q of least KL(q ‖ posterior) a point, the
+    posterior being R (B, 2^M) normalised.
+
+    Minimised directly from `restarts` random starts. spread: how far their KL differ, in nats, at
+    the point where they differ most; near 0 there is one optimum and it was found.
+    """
+    gen = generator(seed, "restarts")
+    log_posterior = log_reward - log_reward.logsumexp(1, keepdim=True)
+    found, spread = [], 0.0
+    for part in log_posterior.split(max(1, MEMORY // log_posterior.shape[1])):
+        tables = _tables((restarts, len(part)), widths)
+        for table in tables:
+            table.normal_(generator=gen)
+        _descend(tables, lambda tables=tables, part=part: exact.kl(log_prob(tables), part).sum())
+        log_q = log_prob(tables).detach()
+        kl = exact.kl(log_q, part)  # (R, b)
+        found.append(log_q[kl.argmin(0), torch.arange(len(part))])
+        spread = max(spread, float((kl.amax(0) - kl.amin(0)).max()))
+    return torch.cat(found), spread
+
+
+def tempered_fixed_point(
+    log_reward: Tensor, widths: Sequence[int], *, temperature: float = 2.0, random: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    """(log q (B, 2^M), log Z (B,)) where trajectory balance comes to rest when masks are drawn from
+    the training policy q~: E_q~[(log Z + log q − log R) ∇ log q] = 0, q~ not differentiated.
+
+    With q~ = q this is `best_layerwise`. Where no q fits, the squared residual is least under
+    another distribution, and so at another q.
+    """
+    tables = _tables((len(log_reward),), widths)
+
+    def weight() -> Tensor:
+        return log_prob(tables, temperature, random).exp().detach()
+
+    def log_z() -> Tensor:  # the log Z that is best for this q: the mean of log R − log q
+        return (weight() * (log_reward - log_prob(tables))).sum(-1, keepdim=True).detach()
+
+    def loss() -> Tensor:
+        residual = log_z() + log_prob(tables) - log_reward
+        return (weight() * residual.square()).sum()
+
+    _descend(tables, loss)
+    return log_prob(tables).detach(), log_z().squeeze(-1)
+
+
+def _tables(lead: tuple[int, ...], widths: Sequence[int]) -> Tables:
+    """Logits of zero for every prefix, (*lead, 2^{earlier bits}, C_l) a layer."""
+    before = [2 ** sum(widths[:layer]) for layer in range(len(widths))]
+    shapes = zip(before, widths, strict=True)
+    return [torch.zeros(*lead, *shape, dtype=torch.float64) for shape in shapes]
+
+
+def _descend(tables: Tables, loss: Callable[[], Tensor], steps: int = 200) -> None:
+    """Adam with a cosine schedule: on the book's toys restarts then agree within 1e-5 nat."""
+    optimizer = torch.optim.Adam([table.requires_grad_() for table in tables], lr=0.2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        schedule.step()

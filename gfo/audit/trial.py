@@ -1,0 +1,181 @@
+"""Is q the posterior? Methods trained on enumerable networks, against every mask."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import joblib
+import pandas as pd
+import torch
+from torch import Tensor
+
+from gfo.audit import exact, toys
+from gfo.audit.exact_audit import audit_masks, figures, truth
+from gfo.audit.layerwise_optimum import best_layerwise, tempered_fixed_point
+from gfo.core.attach import attach
+from gfo.core.attached import Attached
+from gfo.core.masked_pass import BatchPass
+from gfo.core.noise import derive
+from gfo.core.objectives import OBJECTIVES
+from gfo.methods import GFlowOut, IDGFlowOut, Method, RandomDropout
+from gfo.train.fit import modes
+from gfo.train.recipe import adam
+
+TV, KL = 0.15, 0.02  # an easier net, untrained and at the best layer-wise q, tests nothing
+ATTEMPTS = 20
+SAMPLING = {"on-policy": dict(temperature=1.0, random=0.0), "paper": {}}
+# A unit-wise policy has more to learn and settles at a larger rate.
+TRAINING = {"layerwise": dict(steps=1500, lr=0.01), "unitwise": dict(steps=2000, lr=0.02)}
+KEYS = ["policy", "objective", "sampling"]
+
+
+class Case(NamedTuple):
+    """One row of the audit: a method and what the row is called."""
+
+    policy: str
+    objective: str
+    sampling: str
+    method: Method
+
+
+def cases(objectives: str = "default") -> list[Case]:
+    """What is trained: trajectory balance under both policies and samplings; with "all" the other
+    objectives on-policy, and the methods that are held against a posterior too."""
+    names = {"default": ["tb"], "all": list(OBJECTIVES)}.get(objectives)
+    if names is None:
+        raise ValueError(f"objectives is {objectives!r}, needs to be 'default' or 'all'")
+    make = partial(GFlowOut, prior=0.5, masks=16)
+    found = [
+        Case(policy, name, sampling, make(objective=name, policy=policy, **how))
+        for name in names
+        for policy in ("layerwise", "unitwise")
+        for sampling, how in SAMPLING.items()
+        if name == "tb" or sampling == "on-policy"
+    ]
+    if objectives == "all":
+        found.append(Case("id-gflowout", "tb", "paper", IDGFlowOut()))
+        found.append(Case("random", "none", "none", RandomDropout()))
+    return found
+
+
+def train_masks(
+    net: Attached, x: Any, y: Tensor, *, steps: int = 1500, lr: float = 0.01, seed: int = 0
+) -> None:
+    """Train the masks of a frozen network on fixed points, all of them in each step, with Adam and
+    a cosine schedule; log Z learns at 0.03. A method without mask parameters is left as it is."""
+    groups = net.method.param_groups()
+    optimizers = [adam(params, 0.03 if g == "log_z" else lr) for g, params in groups.items()]
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, steps) for o in optimizers]
+    with modes(net, backbone=False):
+        for step in range(steps if optimizers else 0):
+            run = BatchPass(net, x, y, (seed, "audit", step))
+            loss = sum(net.method.loss(run, len(y)).parts.values())
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            for stepper in (*optimizers, *schedules):
+                stepper.step()
+
+
+def trained(method: Method, toy: toys.Toy, *, seed: int = 0, **training) -> Attached:
+    """A copy of `method` attached to a copy of the toy's frozen network and trained; `training`
+    (steps, lr) is its policy's row of `TRAINING` where not given."""
+    torch.manual_seed(derive(seed, "audit"))
+    net = attach(copy.deepcopy(toy.model), toy.sites, copy.deepcopy(method), toy.x)
+    defaults = TRAINING[getattr(method, "policy", "layerwise")]
+    train_masks(net, toy.x, toy.y, seed=seed, **(defaults | training))
+    return net
+
+
+def audit_toy(
+    method: Method,
+    *,
+    seed: int = 0,
+    units: Sequence[int] = (5, 5),
+    points: int = 40,
+    **training,
+) -> pd.DataFrame:
+    """Train `method` on `toys.toy` and audit it: `audit_masks`, a row a point. One call an
+    ablation, e.g. audit_toy(GFlowOut(prior=0.5, masks=16, label=False))."""
+    toy = toys.toy(units, points=points, seed=seed)
+    return audit_masks(trained(method, toy, seed=seed, **training), toy.x, toy.y)
+
+
+def stern_toy(units: Sequence[int], points: int, seed: int) -> tuple[toys.Toy, list[dict]]:
+    """(toy, rows of what needs no training). Nets that are too easy a test (`TV`, `KL`) are refused
+    and the next one is trained; ValueError when all `ATTEMPTS` are."""
+    for refused in range(ATTEMPTS):
+        toy = toys.toy(units, points=points, seed=seed + 1000 * refused)
+        net = attach(copy.deepcopy(toy.model), toy.sites, RandomDropout(), toy.x)
+        uniform, log_reward, _ = truth(net, toy.x, toy.y)
+        untrained = figures(uniform, log_reward, torch.zeros(points))  # log Z starts at 0
+        if untrained["tv"].mean() < TV:
+            continue
+        log_q, spread = best_layerwise(log_reward, units, seed=seed)
+        best = figures(log_q, log_reward, None)
+        if best["kl"].mean() < KL:
+            continue
+        log_q, log_z = tempered_fixed_point(log_reward, units)
+        fixed = figures(log_q, log_reward, log_z)
+        return toy, [
+            row("untrained", "none", "none", untrained) | {"nets_refused": refused},
+            row("best_layerwise", "kl", "exact", best) | {"restarts_spread": spread},
+            row("layerwise_fixed_point", "tb", "paper", fixed),
+        ]
+    raise ValueError(
+        f"nets of {'+'.join(map(str, units))} units are too easy a test: untrained TV below {TV} "
+        f"or best layer-wise KL below {KL} nat in all {ATTEMPTS}; use more units or points"
+    )
+
+
+def row(policy: str, objective: str, sampling: str, table: pd.DataFrame) -> dict:
+    """One row of the audit: figures as their mean over points, and `_worst` the worst point's."""
+    worst = {
+        k: table[k].min() if "spearman" in k or k == "pearson" else table[k].max() for k in table
+    }
+    about = dict(policy=policy, objective=objective, sampling=sampling)
+    return about | table.mean().to_dict() | {f"{k}_worst": v for k, v in worst.items()}
+
+
+def one_seed(seed: int, units: Sequence[int], points: int, objectives: str) -> list[dict]:
+    """The rows of one seed. floor: what a layer-wise policy could reach under its sampling."""
+    todo = cases(objectives)
+    toy, rows = stern_toy(units, points, seed)
+    best, fixed = rows[1]["kl"], rows[2]["kl"]
+    rows[2]["floor"] = best
+    for *name, method in todo:
+        net = trained(method, toy, seed=seed)
+        rows.append(row(*name, audit_masks(net, toy.x, toy.y)))
+        if name[0] == "layerwise":
+            rows[-1]["floor"] = fixed if name[2] == "paper" else best
+    return rows
+
+
+def audit_seeds(
+    seeds: Sequence[int] = range(5),
+    *,
+    units: Sequence[int] = (5, 5),
+    points: int = 40,
+    objectives: str = "default",
+    jobs: int = 1,
+) -> pd.DataFrame:
+    """The audit: one row a policy, objective and sampling; each figure's mean over seeds, and its
+    standard deviation over seeds under `_sd` (NaN for one seed).
+
+    Figures are those of `audit_masks`. floor: KL of the best layer-wise q or, under the paper's
+    sampling, of that objective's own fixed point; gap: kl / floor − 1. The fixed point's own gap is
+    its excess over the best. jobs: processes, a seed each.
+    """
+    cases(objectives)
+    exact.all_masks(units)
+    if not seeds or points < 1:
+        raise ValueError(f"{len(seeds)} seeds and {points} points: at least one of each")
+    work = [joblib.delayed(one_seed)(s, tuple(units), points, objectives) for s in seeds]
+    frame = pd.DataFrame([r for rows in joblib.Parallel(jobs)(work) for r in rows])
+    groups = frame.groupby(KEYS, sort=False)
+    table = groups.mean().join(groups.std().add_suffix("_sd"))
+    table["gap"] = table["kl"] / table["floor"] - 1
+    return table.assign(seeds=len(seeds), points=points).reset_index()

@@ -1,0 +1,215 @@
+"""Distributions over masks, layer after layer: q, p, the fixed prior, and log Z.
+
+A policy is called once a site. Given a mask it returns that mask with its logits; given a `draw`
+function it draws one. That one signature serves policies whose units are drawn in parallel (here)
+and those that draw unit after unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gfo.core.batch import token_mean
+from gfo.core.registry import Registry
+
+# draw(logits, units): masks for the logits of some units of a site (a slice; all by default)
+Draw = Callable[..., Tensor]
+
+
+class Context(NamedTuple):
+    """What a policy may read at site l, gradients stopped.
+
+    h: h'_l, (B, C) or (B, T, C), spatial means for feature maps.
+    h_before: h_{l−1}, the masked activation of the previous site (x itself, flattened, at l = 1).
+    y: encoded labels (B, K), or None where the label is not known.
+    earlier: the masks z_1 … z_{l−1}.
+    real: (B, T) at each of the sites 1 … l, True where a token is none of padding; None where all
+        are, or where the site has no tokens.
+    """
+
+    h: Tensor
+    h_before: Tensor | None
+    y: Tensor | None
+    earlier: list[Tensor]
+    real: Sequence[Tensor | None]
+
+
+def small_mlp(inputs: int, hidden: int, outputs: int, start: float = 0.0) -> nn.Sequential:
+    """Linear–LayerNorm–LeakyReLU–Linear. The last weights are zero at first, so that all outputs
+    start at `start`, whatever the inputs: log Z at 0, a mask policy at one keep-probability."""
+    last = nn.Linear(hidden, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.constant_(last.bias, start)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(), last)
+
+
+def like_weights(inputs: Tensor, net: nn.Module) -> Tensor:
+    """`inputs` in the number format of a generator, whatever that of the backbone is."""
+    return inputs.to(next(net.parameters()).dtype)
+
+
+def align(part: Tensor, tokens: int | None, real: Tensor | None = None) -> Tensor:
+    """Bring a mask or activation to one site's layout: kept where the token counts agree, else its
+    mean over tokens (over the real ones), repeated for each token of the site."""
+    if part.dim() == 3 and part.shape[1] != tokens:
+        part = token_mean(part, real)  # (B, T', C) -> (B, C)
+    if tokens and part.dim() == 2:
+        part = part.unsqueeze(1).expand(-1, tokens, -1)  # (B, C) -> (B, T, C)
+    return part
+
+
+class LayerwisePolicy(nn.Module):
+    """The paper's policy: all units of a layer in parallel, one small network a layer, given any of
+    "h" (activation), "h_before", "y" (label) and "z" (masks of all earlier layers)."""
+
+    def __init__(
+        self,
+        sites: Sequence,
+        classes: int,
+        reads: Sequence[str],
+        *,
+        before: int | None = None,
+        hidden: int = 32,
+        outputs: int | None = None,
+        keep: float = 0.5,
+    ):
+        """`before`: width of what the first site's "h_before" reads. `outputs`: numbers a site
+        returns, if not one a unit. `keep`: the keep-probability that every unit starts at."""
+        super().__init__()
+        self.reads = tuple(reads)
+        self.nets = nn.ModuleList()
+        start = float(torch.logit(torch.tensor(keep)))
+        for layer, site in enumerate(sites):
+            widths = {
+                "h": site.width,
+                "h_before": sites[layer - 1].width if layer else before,
+                "y": classes,
+                "z": sum(s.width for s in sites[:layer]),
+            }
+            inputs = sum(widths[name] for name in self.reads)
+            self.nets.append(self.network(max(inputs, 1), hidden, outputs or site.width, start))
+
+    network = staticmethod(small_mlp)
+
+    def inputs(self, context: Context) -> Tensor:
+        """Everything this policy reads at one site: (B, n) or (B, T, n)."""
+        tokens = context.h.shape[1] if context.h.dim() == 3 else None
+        *before, _ = context.real
+        named = {
+            "h": [(context.h, None)],
+            "h_before": [(context.h_before, before[-1] if before else None)],
+            "y": [(context.y, None)],
+            "z": zip(context.earlier, before, strict=True),
+        }
+        parts = [align(part, tokens, real) for name in self.reads for part, real in named[name]]
+        if not parts:  # the first site of q(z) reads nothing: a constant stands in
+            return align(context.h.new_ones(1, 1), tokens)
+        return torch.cat(parts, -1)
+
+    def evaluate(self, layer: int, context: Context) -> Tensor:
+        """What the network of one site says of its inputs."""
+        net = self.nets[layer]
+        return net(like_weights(self.inputs(context), net))
+
+    def forward(
+        self, layer: int, context: Context, mask: Tensor | None, draw: Draw | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(mask, logits) at one site; the mask is drawn where none is given."""
+        logits = self.evaluate(layer, context)
+        return (draw(logits) if mask is None else mask), logits
+
+
+class UnitNet(nn.Module):
+    """Logits of a layer's units, each given the units before it: a_i = b_i + v_i · silu(W·inputs +
+    Σ_{j<i} z_j U_j), a neural autoregressive estimator (NADE, Larochelle & Murray, 2011)."""
+
+    def __init__(self, inputs: int, hidden: int, width: int, start: float = 0.0):
+        super().__init__()
+        self.read = nn.Linear(inputs, hidden)  # W
+        self.kept = nn.Parameter(torch.randn(width, hidden) / width**0.5)  # U
+        self.out = nn.Parameter(torch.zeros(width, hidden))  # v; all logits are b at first
+        self.bias = nn.Parameter(torch.full((width,), start))  # b
+
+    def forward(self, start: Tensor, mask: Tensor) -> Tensor:
+        """What `read` gives (..., H) and a mask (..., C) -> logits (..., C), all units at once."""
+        added = mask.unsqueeze(-1) * self.kept  # (..., C, H)
+        state = start.unsqueeze(-2) + added.cumsum(-2) - added
+        return (F.silu(state) * self.out).sum(-1) + self.bias
+
+    @torch.no_grad()
+    def draw(self, state: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """A mask (..., C), drawn unit after unit given `state` (..., H), and its logits."""
+        bits, logits = [], []
+        for i in range(len(self.kept)):
+            logits.append((F.silu(state) * self.out[i]).sum(-1, keepdim=True) + self.bias[i])
+            bits.append(draw(logits[-1], slice(i, i + 1)))
+            state = state + bits[-1] * self.kept[i]
+        return torch.cat(bits, -1), torch.cat(logits, -1)
+
+
+class UnitwisePolicy(LayerwisePolicy):
+    """Each unit given the earlier units of its layer too, so that any distribution over masks is
+    in reach. Scoring a mask of C units is one pass; drawing one takes C small steps in sequence,
+    which is what the paper's layer-wise policy saves."""
+
+    network = staticmethod(UnitNet)
+
+    def forward(
+        self, layer: int, context: Context, mask: Tensor | None, draw: Draw | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(mask, logits) at one site; the logits are those given the mask's own earlier units."""
+        net = self.nets[layer]
+        start = net.read(like_weights(self.inputs(context), net))
+        if mask is None:
+            mask, logits = net.draw(start, draw)
+            if not torch.is_grad_enabled():
+                return mask, logits  # scoring again would hold (B, C, H) numbers at once
+        return mask, net(start, mask)
+
+
+class FixedPolicy(nn.Module):
+    """Independent Bernoulli(keep), the same for every unit and input."""
+
+    def __init__(self, sites: Sequence, keep: float):
+        super().__init__()
+        logit = torch.logit(torch.tensor(keep, dtype=torch.float64)).float()
+        self.register_buffer("logits", logit.repeat(len(sites)), persistent=False)  # (L,)
+
+    def forward(
+        self, layer: int, context: Context, mask: Tensor | None, draw: Draw | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(mask, logits) at one site; the logits have one row and broadcast."""
+        # a copy: a view of a learned logit would ask for gradient even where none is recorded
+        logits = self.logits[layer].repeat(1, *context.h.shape[1:])
+        return (draw(logits) if mask is None else mask), logits
+
+
+class LearnedPolicy(FixedPolicy):
+    """Independent Bernoullis with one learned keep-probability a layer, which starts at `keep`."""
+
+    def __init__(self, sites: Sequence, keep: float):
+        super().__init__(sites, keep)
+        self.logits = nn.Parameter(self.logits)  # takes the buffer's place
+
+
+class LogZ(nn.Module):
+    """log Z_γ(x, y), the partition function estimator of eq (5), shape (B,), in nats."""
+
+    def __init__(self, inputs: int, classes: int, hidden: int = 32):
+        super().__init__()
+        self.net = small_mlp(inputs + classes, hidden, 1)
+
+    def forward(self, features: Tensor, y: Tensor) -> Tensor:
+        """`features` (B, n): x flattened, or the stopped activation at the first site."""
+        inputs = like_weights(torch.cat([features, y], 1), self.net)
+        return self.net(inputs).squeeze(1).float()  # (B, 1) -> (B,)
+
+
+POLICIES = Registry("policy")
+POLICIES["layerwise"] = LayerwisePolicy
+POLICIES["unitwise"] = UnitwisePolicy

@@ -1,0 +1,156 @@
+"""Compute the part of a network before the first mask once, for all samples.
+
+Samples are folded into the batch: S·B rows. Expanding the activation at the first site would not
+do on a residual network, whose shortcut carries B rows past that site. So the network runs twice:
+on B rows up to the first site, where it stops, each finished module's output kept; then on the
+folded rows, where those modules give their kept rows, repeated, instead of computing. Most of
+these are read by no one but the next such module: rows are repeated when first read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gfo.core.attached import Attached
+from gfo.core.batch import call, device_of, leaves, to_device, tree_map
+from gfo.core.sites import eval_mode
+
+
+class Repeated(Tensor):
+    """`times` copies of `rows`, one after the other, made when an operator first reads them."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, rows: Tensor, times: int):
+        one = torch.empty_strided(rows.shape, rows.stride(), dtype=rows.dtype, device="meta")
+        like = torch.cat([one] * times)  # in memory as the copies will lie
+        how = dict(dtype=rows.dtype, device=rows.device, layout=rows.layout)
+        return Tensor._make_wrapper_subclass(cls, like.shape, strides=like.stride(), **how)
+
+    def __init__(self, rows: Tensor, times: int):
+        self.rows, self.times, self.made = rows, times, None
+
+    def whole(self) -> Tensor:
+        """The copies. They stay, so that what happens to them in place is not lost."""
+        if self.made is None:
+            # (B, ...) -> (S·B, ...); unlike `repeat`, this keeps channels-last
+            self.made = torch.cat([self.rows] * self.times)
+        return self.made
+
+    def numpy(self, **how):
+        return self.whole().numpy(**how)  # no operator, so that it would not come by below
+
+    def tolist(self):
+        return self.whole().tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        def whole(t: Tensor) -> Tensor:
+            return t.whole() if isinstance(t, cls) else t
+
+        return func(*tree_map(whole, args), **tree_map(whole, kwargs or {}))
+
+
+class _Reached(Exception):
+    """The first site has run."""
+
+
+class Prefix:
+    """The finished modules of one batch of B rows, ready to be replayed on S·B rows.
+
+    kept: a module's calls in order; None where it has to run again, because it changed its input
+    in place or gave its input back. A call inside a kept one is not made again, so it is not here.
+    """
+
+    def __init__(self, net: Attached, x: Any):
+        self.kept: dict[nn.Module, list[Tensor | None]] = {}
+        if net.spec.batched and all(site.axes[0] == "B" for site in net.sites):
+            for module, output in finished(net, x):
+                self.kept.setdefault(module, []).append(output)
+
+    def replay(self, times: int) -> contextlib.AbstractContextManager:
+        """Inside the block the finished modules return their rows `times` times over."""
+
+        def give(outputs: list[Tensor | None], original):
+            waiting = iter(outputs)
+
+            def forward(*args, **kwargs):
+                output = next(waiting, None)  # none left: it runs again behind the first site
+                return original(*args, **kwargs) if output is None else Repeated(output, times)
+
+            return forward
+
+        return swapped({m: give(outs, m.forward) for m, outs in self.kept.items()})
+
+
+def replays(net: Attached, example: Any) -> bool:
+    """Whether a network gives with a replayed prefix what it gives in one plain pass. It does not
+    where a module that is not run again would have done more than return a tensor, such as append
+    its output to a list; then nothing can be kept. Masks play no part here."""
+    example = to_device(example, device_of(net))
+
+    def logits(x: Any) -> Tensor:
+        with net.handling(lambda layer, h, real: h):
+            return net.logits(call(net.model, x))
+
+    with eval_mode(net), torch.no_grad():
+        want = logits(tree_map(lambda t: torch.cat([t, t]), example))
+        try:
+            with Prefix(net, example).replay(2):
+                got = logits(tree_map(lambda t: Repeated(t, 2), example))
+        except Exception:  # whatever a model raises that misses what it left behind
+            return False
+    # only rounding may differ: of another algorithm, coarse in TF32, coarser in half precision
+    near = 5e-3 if want.dtype in (torch.float32, torch.float64) else 3e-2
+    return got.shape == want.shape and bool((got - want).abs().max() <= near * want.abs().max())
+
+
+def finished(net: Attached, x: Any) -> list[tuple[nn.Module, Tensor | None]]:
+    """BatchPass the network up to its first site; the modules that returned, in order: see `Prefix`."""
+    log: list[tuple[nn.Module, Tensor | None]] = []
+
+    def keep(module: nn.Module, original):
+        def forward(*args, **kwargs):
+            start, given = len(log), leaves((args, kwargs))
+            before = [t._version for t in given]
+            output = original(*args, **kwargs)
+            if [t._version for t in given] != before or any(output is t for t in given):
+                log.append((module, None))
+                return output
+            del log[start:]
+            # a copy: what the model does to its output in place, it does again on replay
+            log.append((module, output.clone()))
+            return output
+
+        return forward
+
+    def stop(layer: int, h: Tensor, real: Tensor | None) -> Tensor:
+        raise _Reached
+
+    modules = [net.model.get_submodule(name) for name in net.spec.batched if name]
+    # Outside inference mode tensors count their changes. A copy of x: the model may change it.
+    with torch.inference_mode(False), torch.no_grad(), contextlib.suppress(_Reached):
+        with swapped({m: keep(m, m.forward) for m in modules}), net.handling(stop):
+            call(net.model, tree_map(torch.clone, x))
+    return log
+
+
+@contextlib.contextmanager
+def swapped(forwards: dict[nn.Module, Any]) -> Iterator[None]:
+    """Give modules another `forward` inside the block."""
+    own = {module: module.__dict__.get("forward") for module in forwards}
+    for module, forward in forwards.items():
+        module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        for module, before in own.items():
+            del module.__dict__["forward"]
+            if before is not None:
+                module.__dict__["forward"] = before

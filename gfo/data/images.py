@@ -1,0 +1,100 @@
+"""Images with labels: digits, MNIST, CIFAR, SVHN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+
+from gfo.core.registry import DATASETS
+from gfo.data.splits import Part, Splits, data_root, fetch, split
+
+
+@DATASETS.register("digits")
+def digits(root=None, seed: int = 0, *, size: int = 28, channels: int = 1) -> Splits:
+    """1,000 to train, 200 to validate, 200 to tune, 397 to test; brought to 28×28 (bilinear), so
+    that the networks for MNIST run on them. size=32, channels=3 gives them the shape of CIFAR,
+    three equal channels. `root` is not needed."""
+    return split("digits", digits_part(size, channels), (1000, 200, 200), None, 10, seed)
+
+
+def digits_part(size: int, channels: int) -> Part:
+    """All 1,797 raw images (n, channels, size, size) in [0, 1] and their labels."""
+    bunch = load_digits()
+    small = torch.tensor(bunch.images / 16.0, dtype=torch.float32)[:, None]  # (n, 1, 8, 8)
+    x = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
+    return x.repeat(1, channels, 1, 1), torch.tensor(bunch.target, dtype=torch.long)
+
+
+@DATASETS.register("mnist")
+def mnist(root: str | Path | None = None, seed: int = 0) -> Splits:
+    """50,000 to train, 5,000 to validate, 5,000 to tune (by seed), 10,000 to test; 28×28."""
+    root = data_root(root)
+    pool, test = (_part(root, train) for train in (True, False))
+    return split("mnist", pool, (50_000, 5_000, 5_000), test, 10, seed)
+
+
+def _part(root: Path, train: bool) -> Part:
+    from torchvision.datasets import MNIST  # takes two seconds: only where it is needed
+
+    data = fetch("MNIST", root, "MNIST/raw", lambda: MNIST(str(root), train=train, download=True))
+    return data.data[:, None].float() / 255, data.targets.long()  # (n, 28, 28) -> (n, 1, 28, 28)
+
+
+FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+
+
+def cifar(
+    name: str,
+    root: str | Path | None = None,
+    seed: int = 0,
+    *,
+    sizes: Sequence[int] = (45_000, 2_500, 2_500),
+) -> Splits:
+    """Colour images 32×32, 10,000 to test. sizes: how many of the other 50,000 to train, to
+    validate and to tune (by seed)."""
+    pool, test = (cifar_part(name, root, train) for train in (True, False))
+    return split(name, pool, tuple(sizes), test, 10 if name == "cifar10" else 100, seed)
+
+
+def cifar_part(name: str, root: str | Path | None, train: bool) -> Part:
+    """The 50,000 or the 10,000 raw images (n, 3, 32, 32), bytes, and labels, in their order."""
+    from torchvision import datasets  # takes two seconds: only where it is needed
+
+    root, kind = data_root(root), getattr(datasets, name.upper())
+    data = fetch(
+        kind.__name__, root, FOLDERS[name], lambda: kind(str(root), train=train, download=True)
+    )
+    x = torch.from_numpy(data.data).permute(0, 3, 1, 2)  # (n, 32, 32, 3) -> (n, 3, 32, 32)
+    return x.contiguous(), torch.tensor(data.targets, dtype=torch.long)
+
+
+DATASETS["cifar10"] = partial(cifar, "cifar10")
+DATASETS["cifar100"] = partial(cifar, "cifar100")
+
+
+@DATASETS.register("svhn")
+def svhn(
+    root: str | Path | None = None,
+    seed: int = 0,
+    *,
+    sizes: Sequence[int] = (65_000, 4_000, 4_000),
+) -> Splits:
+    """Colour images 32×32 of house numbers, 26,032 to test. sizes: how many of the other 73,257 to
+    train, to validate and to tune (by seed)."""
+    pool, test = (svhn_part(root, part) for part in ("train", "test"))
+    return split("svhn", pool, tuple(sizes), test, 10, seed)
+
+
+def svhn_part(root: str | Path | None, part: str) -> Part:
+    """The raw images (n, 3, 32, 32), bytes, and labels of "train" or "test"."""
+    from torchvision.datasets import SVHN  # takes two seconds: only where it is needed
+
+    root = data_root(root)
+    holds = f"{part}_32x32.mat"
+    data = fetch("SVHN", root, holds, lambda: SVHN(str(root), split=part, download=True))
+    return torch.from_numpy(data.data), torch.from_numpy(data.labels).long()

@@ -1,0 +1,197 @@
+"""What learned masks do: how far they moved, what their probability follows, what they buy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gfo.core.attached import Attached
+from gfo.core.batch import device_of, rows, to_device
+from gfo.core.masked_pass import Pass, noise_for, without_gradient
+from gfo.core.noise import generator
+from gfo.core.objectives import CERTAIN, kl_bernoulli
+from gfo.core.predict import sample_logits
+from gfo.evaluate.metrics import evaluate
+from gfo.evaluate.stats import pearson
+
+
+def passes(net: Attached, x: Any, y: Tensor, source: str, samples: int, seed: int):
+    """`samples` masked passes with prefixes drawn by "q", "p" or "test"; both policies scored. What
+    they saw comes back to the device of y."""
+    back = y.device
+    x, y = to_device((x, y), device_of(net))
+    for index in range(samples):
+        gen = generator(seed, "masks", index, device=device_of(net))
+        noise = noise_for(net, rows(x), gen)
+        out = without_gradient(net, x, y, noise=noise, source=source)
+        if source == "test":  # that pass runs the leading policy only and leaves y unread
+            out = without_gradient(net, x, y, masks=out.masks)
+        yield Pass(*to_device(list(out), back))
+
+
+def policy_divergences(
+    net: Attached, x: Any, y: Tensor, *, keep: float = 0.5, samples: int = 5, seed: int = 0
+) -> dict[str, list[float]]:
+    """How far q and p are from independent Bernoulli(keep) masks and from each other.
+
+    Returns, per site, mean nats an example: "p_moved" KL(p ‖ Bernoulli), "q_moved"
+    KL(q ‖ Bernoulli), "q_from_p" KL(q ‖ p). Each layer's divergence is in closed form, averaged
+    over `samples` prefixes drawn from its left argument. Entries a method has no policy for are
+    left out.
+    """
+    found: dict[str, list[float]] = {}
+
+    def uniform(logits: Tensor) -> Tensor:
+        """Logits of the Bernoulli, in the shape of others; padding moves nowhere."""
+        fixed = torch.logit(torch.tensor(keep)).to(logits)
+        return torch.where(logits == CERTAIN, logits, fixed)
+
+    def mean(pairs) -> list[float]:
+        by_pass = [[float(kl_bernoulli(a, b).mean()) for a, b in layers] for layers in pairs]
+        return torch.tensor(by_pass).mean(0).tolist()
+
+    if net.method.p is not None and net.method.test == "p":
+        runs = list(passes(net, x, y, "test", samples, seed))
+        found["p_moved"] = mean([[(p, uniform(p)) for p in r.p_logits] for r in runs])
+    if net.method.q is not None:
+        runs = list(passes(net, x, y, "q", samples, seed))
+        found["q_moved"] = mean([[(q, uniform(q)) for q in r.q_logits] for r in runs])
+        found["q_from_p"] = mean([list(zip(r.q_logits, r.p_logits, strict=True)) for r in runs])
+    return found
+
+
+def keep_probabilities(
+    net: Attached, x: Any, y: Tensor, *, samples: int = 5, seed: int = 0
+) -> dict[str, list[Tensor]]:
+    """Keep-probability of every unit for every example, averaged over sampled prefixes.
+
+    Returns, where the method has them, "q" (prefixes and probabilities from q, label given) and
+    "p" (probabilities from p, prefixes from whichever of the two tests): one tensor a site, (B, C)
+    or (B, T, C).
+    """
+    found = {}
+    for name, source in (("q", "q"), ("p", "test")):
+        if getattr(net.method, name) is None:
+            continue
+        runs = list(passes(net, x, y, source, samples, seed))
+        layers = zip(*(getattr(r, f"{name}_logits") for r in runs), strict=True)
+        found[name] = [
+            torch.stack([a.sigmoid() for a in layer]).mean(0).expand(rows(x), *layer[0].shape[1:])
+            for layer in layers
+        ]
+    return found
+
+
+def correlations(
+    net: Attached, x: Any, y: Tensor, *, masks: int = 100, permutations: int = 999, seed: int = 0
+) -> dict[str, float]:
+    """Correlation over masks drawn from q (labels given), an example at a time.
+
+    "reward": log q(z|x,y) with log R(z), the paper's A.2. Both hold log p(z|x), so they agree
+    even where nothing was learned from the data. "data": log q − log p with log p(y|x,z), what is
+    left. Each with its mean over examples, and the share of examples whose one-sided permutation
+    p-value is at most 0.05. Empty for a method without q.
+    """
+    if net.method.q is None:
+        return {}
+    runs = list(passes(net, x, y, "q", masks, seed))
+    log_q, log_p, log_lik = (
+        torch.stack([getattr(r, name).expand(len(y)) for r in runs], 1).cpu()
+        for name in ("log_q", "log_p", "log_lik")
+    )  # each (B, masks)
+    pairs = {
+        "reward": (log_q, net.method.log_reward(log_lik, log_p, len(y))),
+        "data": (
+            log_q - log_p,
+            log_lik if not net.method.shared else log_lik.mean(0).expand_as(log_q),
+        ),
+    }
+    found: dict[str, float] = {"correlation_masks": masks}
+    rows = slice(0, 1) if net.method.shared else slice(None)  # one posterior for the data set
+    for name, (a, b) in pairs.items():
+        r = pearson(a[rows], b[rows])
+        p = permutation_p(a[rows], b[rows], permutations, seed)
+        found[f"correlation_{name}"] = float(r.mean())
+        found[f"correlation_{name}_sd"] = float(r.std()) if len(r) > 1 else 0.0
+        found[f"correlation_{name}_significant"] = float((p <= 0.05).float().mean())
+    return found
+
+
+def permutation_p(a: Tensor, b: Tensor, permutations: int, seed: int) -> Tensor:
+    """One-sided permutation p-value of pearson(a, b) > 0 for each row, (B,): (1 + the number of
+    shuffles with at least that correlation) / (1 + permutations)."""
+    observed, count = pearson(a, b), torch.ones(len(a))
+    gen = generator(seed, "permutations")
+    for _ in range(permutations):
+        shuffled = pearson(a[:, torch.randperm(a.shape[1], generator=gen)], b)
+        count += shuffled >= observed - 1e-6  # rounding must not break a tie
+    return count / (permutations + 1)
+
+
+def distances(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed: int = 0) -> dict:
+    """Manhattan distance between the mean masks (over `samples` test-time masks) of pairs of
+    inputs, mean over pairs of one class ("within") and of two ("between"), in mask bits; and
+    "chance", what masks with one keep-probability a unit for all inputs would show by sampling."""
+    runs = list(passes(net, x, y, "test", samples, seed))
+    sites = zip(*(r.masks for r in runs), strict=True)
+    flat = torch.cat([torch.stack(z).mean(0).flatten(1) for z in sites], 1)
+    mean = flat.expand(len(y), -1).cpu()  # (B, M)
+    y = y.cpu()
+    same = y[:, None] == y[None, :]
+    apart = ~torch.eye(len(y), dtype=torch.bool)
+    found = {}
+    keep = mean.mean(0, keepdim=True)
+    draws = torch.rand(samples, *mean.shape, generator=generator(seed, "chance"))
+    shuffled = mean if net.method.shared else (draws < keep).float().mean(0)
+    for name, m in (("", mean), ("chance_", shuffled)):
+        distance = torch.cdist(m, m, p=1)
+        found[f"distance_{name}within"] = float(distance[same & apart].mean())
+        found[f"distance_{name}between"] = float(distance[~same].mean())
+    return found
+
+
+def predictive_nll(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed: int = 0) -> dict:
+    """Negative log-likelihood of the mask-averaged predictive, nats an example, with masks from p
+    (or the test-time policy), from q given the true label, from p of another example ("shuffled"),
+    and fair coins ("uniform"). "q" knows the answer: it says how much a label tells about masks."""
+    sets: dict[str, list[Tensor]] = {}
+    for name, source in (("p", "test"), ("q", "q")):
+        if name == "p" or net.method.q is not None:
+            runs = list(passes(net, x, y, source, samples, seed))
+            sets[name] = [
+                torch.stack(z).expand(samples, len(y), *z[0].shape[1:])
+                for z in zip(*(r.masks for r in runs), strict=True)
+            ]
+    other = torch.randperm(len(y), generator=generator(seed, "other"))
+    sets["shuffled"] = [z[:, other] for z in sets["p"]]
+    gen = generator(seed, "uniform")
+    sets["uniform"] = [torch.rand(z.shape, generator=gen).round() for z in sets["p"]]
+    found = {}
+    for name, masks in sets.items():
+        probs = net.likelihood.probs(sample_logits(net, x, masks=masks)).mean(0)
+        found[f"nll_{name}"] = evaluate(probs, y)["nll"]
+    return found
+
+
+def layer_dependence(net: Attached, x: Any, y: Tensor, *, samples: int = 50, seed: int = 0) -> list:
+    """How much the masks of each later site tell of the earlier ones' effect, nats an example:
+    Σ_i I(z_{l,i}; z_{<l} | x) under the test-time policy, estimated from `samples` prefixes (which
+    loses about one part in `samples`); an upper bound on the dependence between layers. Zero for
+    independent layers. A unit-wise policy's dependence inside a layer counts too. ValueError for
+    a method without a policy."""
+    name = net.method.test
+    if getattr(net.method, name) is None:
+        raise ValueError(f"{net.method.name} has no distribution over masks: no dependence to see")
+    runs = list(passes(net, x, y, "test", samples, seed))
+    found = []
+    for layer in range(1, len(net.sites)):
+        keep = torch.stack([getattr(r, f"{name}_logits")[layer].sigmoid() for r in runs]).double()
+        mixed = keep.mean(0)
+        inner = [
+            t * t.clamp_min(1e-12).log() + (1 - t) * (1 - t).clamp_min(1e-12).log()
+            for t in (keep, mixed)
+        ]
+        found.append(float((inner[0].mean(0) - inner[1]).flatten(1).sum(1).mean()))
+    return found

@@ -1,0 +1,119 @@
+"""Scores of predictive probabilities: accuracy, likelihood, calibration, ranking of a rare class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    log_loss,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
+from torch import Tensor
+
+
+def ece(probs: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al., 2017): mean |accuracy − confidence| over equal-width
+    bins of confidence, weighted by their share. probs (B, K), y (B,); a number in [0, 1]."""
+    confidence, hit = probs.max(1), probs.argmax(1) == y
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gap = np.bincount(which, hit - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(y))
+
+
+def reliability(probs: Tensor, y: Tensor, bins: int = 15) -> dict[str, list[float]]:
+    """What a reliability diagram draws: mean confidence, accuracy and share of each of `bins`
+    equal-width bins of confidence that is not empty. probs (B, K), y (B,)."""
+    confidence, predicted = (t.cpu().double().numpy() for t in probs.max(1))
+    hit = predicted == y.cpu().numpy()
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(which, minlength=bins)
+    full = count > 0
+    found = {}
+    for name, values in (("confidence", confidence), ("accuracy", hit)):
+        found[name] = list(np.bincount(which, values, minlength=bins)[full] / count[full])
+    return found | {"share": list(count[full] / len(hit))}
+
+
+def selective_accuracy(probs: Tensor, y: Tensor, coverages: Sequence[float]) -> list[float]:
+    """Accuracy on the most confident share of inputs, a number a coverage in (0, 1]."""
+    confidence, predicted = probs.max(1)
+    hit = (predicted.cpu() == y.cpu()).double()[confidence.cpu().argsort(descending=True)]
+    return [float(hit[: max(1, round(c * len(hit)))].mean()) for c in coverages]
+
+
+def brier(probs: np.ndarray, y: np.ndarray) -> float:
+    """Mean squared distance between probs (B, K) and the one-hot label, a number in [0, 2]."""
+    return float(((probs - np.eye(probs.shape[1])[y]) ** 2).sum(1).mean())
+
+
+def clustered_error(values: np.ndarray, groups: np.ndarray) -> float:
+    """Standard error of the mean of `values` (n,) where those of one group (n,) may depend on each
+    other in any way, and groups are independent (the linearised ratio estimator)."""
+    _, index = np.unique(groups, return_inverse=True)
+    sums = np.bincount(index, values - values.mean())
+    count = len(sums)
+    if count < 2:
+        return float("nan")
+    return float(np.sqrt(count / (count - 1) * np.square(sums).sum()) / len(values))
+
+
+def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:
+    """accuracy (0–1), nll (nats an example), brier, ece of a predictive (B, K) against y (B,).
+
+    No example counts more than 36.04 nats: scikit-learn takes probabilities below 2.2e-16 for that.
+    """
+    p = probs.detach().cpu().double().numpy()
+    p = p / p.sum(1, keepdims=True)  # float32 rows miss 1 by 1e-7, which log_loss warns about
+    t = y.cpu().numpy()
+    return {
+        "accuracy": float(accuracy_score(t, p.argmax(1))),
+        "nll": float(log_loss(t, p, labels=np.arange(p.shape[1]))),
+        "brier": brier(p, t),
+        "ece": ece(p, t),
+    }
+
+
+def decisions(prob: np.ndarray, y: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
+    """Precision, recall and F1 of saying yes where prob (n,) ≥ threshold, against y (n,) in {0, 1}:
+    "_pos" of the positive class, "_macro" the plain mean over both classes. Numbers in [0, 1]; a
+    precision is 0 where nothing was said."""
+    said = (prob >= threshold).astype(int)
+    by_class = precision_recall_fscore_support(y, said, labels=[0, 1], zero_division=0)[:3]
+    found = {}
+    for name, (no, yes) in zip(("precision", "recall", "f1"), by_class, strict=True):
+        found |= {f"{name}_macro": float(no + yes) / 2, f"{name}_pos": float(yes)}
+    return found
+
+
+def ranking(prob: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Areas under the ROC and the precision-recall curve (average precision), in [0, 1]."""
+    return {
+        "auroc": float(roc_auc_score(y, prob)),
+        "auprc": float(average_precision_score(y, prob)),
+    }
+
+
+def best_threshold(prob: np.ndarray, y: np.ndarray) -> float:
+    """The threshold of highest macro F1, halfway between two neighbouring values of prob (n,), or
+    half above or below them all."""
+    order = np.argsort(-prob, kind="stable")
+    ends = np.concatenate([[prob.max() + 1], prob[order], [prob.min() - 1]])
+    said = np.arange(len(prob) + 1)  # yes to the first k, k = 0 … n
+    tp, positives = np.append(0, np.cumsum(y[order])), y.sum()
+    yes = 2 * tp / np.maximum(said + positives, 1)
+    tn = len(prob) - said - (positives - tp)
+    no = 2 * tn / np.maximum(2 * len(prob) - said - positives, 1)
+    apart = ends[:-1] > ends[1:]  # equal probabilities are decided alike
+    k = int(np.argmax(np.where(apart, yes + no, -1.0)))
+    return float(ends[k] + ends[k + 1]) / 2
+
+
+def without_weights(prob: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    """Probabilities (n,) of the population from those learned under class weights (w_0, w_1):
+    weighting multiplies the odds of class 1 by w_1 / w_0, and this divides them again."""
+    w_no, w_yes = (float(w) for w in weights)
+    return prob * w_no / (prob * w_no + (1 - prob) * w_yes)

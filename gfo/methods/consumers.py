@@ -1,0 +1,48 @@
+"""Which module reads a site: whose weights the site's mask multiplies."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from gfo.core.sites import Spec
+
+
+def find_consumers(model: nn.Module, spec: Spec, named: dict[str, str]) -> tuple[nn.Module, ...]:
+    """One module with a weight matrix a site: by the name that `named` gives the site, or that the
+    model's own `consumers` does, or the next one behind it in its nn.Sequential. ValueError where
+    none finds one."""
+    sites = [site.name for site in spec.sites]
+    if unknown := sorted(set(named) - set(sites)):
+        raise ValueError(f"consumers names {unknown[0]!r}, which is not a site: {', '.join(sites)}")
+    known_to_model = getattr(model, "consumers", {})
+    named = {site: known_to_model[site] for site in sites if site in known_to_model} | named
+    known = dict(model.named_modules())
+    for name in named.values():
+        if name not in known or not _weighted(known[name]):
+            raise ValueError(f"consumers names {name!r}, which is no module with a weight matrix")
+    found = [known[named[s]] if s in named else _next(model, s) for s in sites]
+    if None in found:
+        site = sites[found.index(None)]
+        raise ValueError(
+            f"no nn.Sequential tells what reads {site!r}: pass consumers={{{site!r}: …}}"
+        )
+    return tuple(found)
+
+
+def _weighted(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return weight is not None and weight.dim() >= 2  # a normalisation's weight is a vector
+
+
+def _next(model: nn.Module, site: str) -> nn.Module | None:
+    above, _, child = site.rpartition(".")
+    parent = model.get_submodule(above)
+    if not isinstance(parent, nn.Sequential):
+        return None
+    behind = list(parent)[list(parent._modules).index(child) + 1 :]
+    for module in (m for part in behind for m in part.modules()):
+        if _weighted(module):
+            return module
+        if not isinstance(module, nn.Sequential) and any(map(_weighted, module.modules())):
+            return None  # a block with branches of its own: which weights would it be?
+    return _next(model, above) if above else None  # the Sequential ends: what reads its output?

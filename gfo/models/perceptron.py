@@ -1,0 +1,32 @@
+"""The paper's multi-layer perceptron: ReLU layers, a mask behind each."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+
+from torch import nn
+
+from gfo.core.registry import MODELS
+
+
+@MODELS.register("mlp")
+def mlp(
+    inputs: int = 784, classes: int = 10, hidden: Sequence[int] = (300, 100)
+) -> tuple[nn.Sequential, list[str]]:
+    """An MLP on flattened inputs (B, ...) with logits (B, classes), and its sites relu1, relu2, …
+
+    The default is the paper's network for MNIST, 784-300-100-10 (section 4).
+    """
+    layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
+    width = inputs
+    for i, units in enumerate(hidden, 1):
+        layers += [(f"fc{i}", nn.Linear(width, units)), (f"relu{i}", nn.ReLU())]
+        width = units
+    layers.append(("out", nn.Linear(width, classes)))
+    return nn.Sequential(OrderedDict(layers)), [f"relu{i}" for i in range(1, len(hidden) + 1)]
+
+
+# Three layers for a yes or no, masks behind both hidden ones (A.1.5, which says no widths).
+MODELS["icu-mlp"] = partial(mlp, classes=2, hidden=(64, 64))

@@ -1,0 +1,75 @@
+"""BatchNorm's running statistics under the masks of the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from gfo.core.attached import Attached
+from gfo.core.batch import device_of, rows, to_device
+from gfo.core.checks import check_net, check_x
+from gfo.core.masked_pass import masked_pass, noise_for
+from gfo.core.noise import derive, generator
+
+
+class _UnderTest(nn.Module):
+    """One masked pass by the test-time policy, new masks every time."""
+
+    def __init__(self, net: Attached, seed: int):
+        super().__init__()
+        self.net, self.seed, self.calls = net, seed, 0
+
+    def train(self, mode: bool = True):
+        self.net.eval()
+        for module in self.net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(mode)
+        return self
+
+    def forward(self, x: Tensor) -> None:
+        gen = generator(self.seed, "batchnorm", self.calls, device=device_of(self.net))
+        self.calls += 1
+        masked_pass(self.net, x, noise=noise_for(self.net, rows(x), gen), source="test")
+
+
+@torch.random.fork_rng()  # a backbone's own dropout draws from torch's random state
+def reestimate(
+    net: Attached,
+    x: Tensor,
+    *,
+    batch: int = 128,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    seed: int = 0,
+) -> None:
+    """Set BatchNorm's running mean and variance to averages over x (n, ...) under test-time masks.
+
+    In training they follow the training policy, which for GFlowOut is q, tempered and mixed with
+    random masks; a test draws from p. augment: the augmentation of the training, so that the masks
+    are all that differs. Weights stay; without a BatchNorm layer nothing happens. Raises ValueError
+    on bad x, and where no batch would have two rows.
+    """
+    check_net(net)
+    check_x(net, x)
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x is a {type(x).__name__}: re-estimation reads one tensor")
+    if min(batch, len(x)) < 2:
+        raise ValueError(f"{len(x)} rows in batches of {batch}: BatchNorm needs two rows in one")
+    gen = generator(seed, "batchnorm", "augment", device=device_of(net))
+    parts = (to_device(part, device_of(net)) for part in x.split(batch) if len(part) > 1)
+    torch.manual_seed(derive(seed, "batchnorm"))
+    modes = [(module, module.training) for module in net.modules()]
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    held = [(m, m.momentum, {n: b.clone() for n, b in m.named_buffers()}) for m in norms]
+    try:
+        update_bn((augment(p, gen) if augment else p for p in parts), _UnderTest(net, seed))
+    except BaseException:  # update_bn zeroes the statistics first
+        for module, momentum, buffers in held:
+            module.momentum = momentum
+            module.load_state_dict(buffers, strict=False)
+        raise
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,62 @@
+"""What a checkpoint holds, when it is written and how a run goes on from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gfo.core.attached import Attached
+from gfo.core.save import check_same, load_state, read, write_atomically
+
+
+def name_of(thing: Any) -> str | None:
+    """How a checkpoint tells apart what it cannot hold: by name."""
+    return thing if isinstance(thing, str | None) else getattr(thing, "__qualname__", repr(thing))
+
+
+def stopped(state: dict, patience: int, valid: Any) -> bool:
+    return valid is not None and state["waited"] >= patience
+
+
+def remember(
+    net: Attached,
+    moving: dict[str, dict],
+    state: dict,
+    row: dict,
+    checkpoint: str | Path | None,
+    about: dict,
+) -> None:
+    """Add an epoch to the history, keep the best weights, write the checkpoint."""
+    state["history"].append(row)
+    nll = row.get("valid_nll")
+    if nll is not None:
+        best = min((r["valid_nll"] for r in state["history"][:-1]), default=float("inf"))
+        state["waited"] = 0 if nll < best else state["waited"] + 1
+        if nll < best:
+            state["best"] = {k: v.clone() for k, v in net.state_dict().items()}
+    if checkpoint is not None:
+        content = {
+            "gfo": about,
+            "state": net.state_dict(),
+            "progress": state,
+        } | {k: {name: o.state_dict() for name, o in v.items()} for k, v in moving.items()}
+        write_atomically(checkpoint, lambda temporary: torch.save(content, temporary))
+
+
+def resume(
+    net: Attached, moving: dict[str, dict], checkpoint: str | Path | None, about: dict
+) -> dict:
+    """The progress in `checkpoint`, with the weights and what else moves (optimisers, schedulers)
+    restored; else a fresh start."""
+    fresh = {"history": [], "waited": 0, "best": None}
+    if checkpoint is None or not Path(checkpoint).exists():
+        return fresh
+    content = read(checkpoint)
+    check_same(content["gfo"], about, checkpoint)
+    load_state(net, content["state"], checkpoint)
+    for kind, named in moving.items():
+        for name, each in named.items():
+            each.load_state_dict(content[kind][name])
+    return content["progress"]
