@@ -4,8 +4,6 @@ Plain dropout is an ordinary torch loop on a model with `nn.Dropout` modules, so
 overhead is in the ratio. Both sides have the same optimiser, fused where torch has it.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +100,7 @@ def compare(
         with torch.random.fork_rng():
             found = sides(model, methods, setting)
             step = interleaved({n: s.steps for n, s in found.items()}, pairs, at, least, bar)
-            calls = {n: s.predictions for n, s in found.items()}
+            calls = {n: lambda k, s=s: [s.predict() for _ in range(k)] for n, s in found.items()}
             guess = interleaved(calls, pairs, at, least, bar)
             if setting.compile:  # operators are counted one by one
                 found = sides(model, methods, setting._replace(compile=False))

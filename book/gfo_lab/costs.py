@@ -1,8 +1,6 @@
 """What `gfo.bench` compares: plain dropout in an ordinary torch loop, and each method as `gfo.fit`
 trains it and `gfo.predict` asks it; and what can be counted of them without a clock."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,16 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gfo import models
-from gfo.core.attach import attach
-from gfo.core.ensemble import Ensemble
+import gfo
 from gfo.core.noise import generator
-from gfo.core.predict import predict
 from gfo.core.registry import Registry
 from gfo.core.sites import eval_mode, trace
-from gfo.methods import create
 from gfo.train.fit import compiled_loss, one_epoch
-from gfo.train.recipe import LEARNING_RATES, adam
+from gfo.train.recipe import LEARNING_RATES, adam, optimizers_of
 
 SAMPLES = 20
 EXAMPLES = 50_000  # the size of the training set that losses are told
@@ -47,8 +41,8 @@ class Case(NamedTuple):
 
 
 CASES = Registry("model")
-CASES["mlp"] = Case(models.mlp, (1, 28, 28), 128, {})
-CASES["resnet18"] = Case(models.resnet18, (3, 32, 32), 32, {})
+CASES["mlp"] = Case(gfo.models.mlp, (1, 28, 28), 128, {})
+CASES["resnet18"] = Case(gfo.models.resnet18, (3, 32, 32), 32, {})
 
 
 class Setting(NamedTuple):
@@ -77,11 +71,6 @@ class Side(NamedTuple):
     steps: Callable[[int], None]
     predict: Callable[[], Tensor]
     weights: tuple[int, int]
-
-    def predictions(self, count: int) -> None:
-        """Predict `count` times."""
-        for _ in range(count):
-            self.predict()
 
 
 def plain(case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
@@ -124,16 +113,20 @@ def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
     torch.manual_seed(0)
     config = case.config.get(name, {})
     nets = []
-    for _ in range(create(name, **config).members):
+    for _ in range(gfo.methods.create(name, **config).members):
         model, sites = case.build()
-        nets.append(setting.move(attach(model, sites, create(name, **config), x[:2].cpu())).train())
-    groups = [{"backbone": [*n.model.parameters()]} | n.method.param_groups() for n in nets]
-    moving = [
-        {"optimizers": {k: adam(p, LEARNING_RATES[k]) for k, p in g.items()}, "schedulers": {}}
-        for g in groups
-    ]
+        nets.append(
+            setting.move(
+                gfo.attach(model, sites, gfo.methods.create(name, **config), x[:2].cpu())
+            ).train()
+        )
+
+    def make(group: str, parameters: list) -> torch.optim.Optimizer:
+        return adam(parameters, LEARNING_RATES[group])
+
+    moving = [{"optimizers": optimizers_of(n, True, make), "schedulers": {}} for n in nets]
     losses = [compiled_loss(n) if setting.compile else n.method.loss for n in nets]
-    whole = Ensemble(nets) if len(nets) > 1 else nets[0]
+    whole = gfo.Ensemble(nets) if len(nets) > 1 else nets[0]
 
     def steps(count: int) -> None:
         for net, moves, loss in zip(nets, moving, losses, strict=True):
@@ -142,7 +135,7 @@ def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
 
     def answer() -> Tensor:
         with setting.cast():
-            return predict(whole, x, SAMPLES)
+            return gfo.predict(whole, x, SAMPLES)
 
     backbone = sum(_numbers(net.model.parameters()) for net in nets)
     return Side(steps, answer, (backbone, _numbers(whole.parameters()) - backbone))
@@ -204,15 +197,9 @@ def where_time_goes(side: Side, steps: int = 9) -> pd.DataFrame:
         parts = {name: [0.0, 0] for name in (*GROUPS, "all else")}
         for event in profile.key_averages():
             spent = max(event.self_cpu_time_total, event.self_device_time_total)
-            for column, value in enumerate((spent / 1e3, event.count)):
-                parts[_group(event.key)][column] += value
+            groups = (g for g, words in GROUPS.items() if any(w in event.key for w in words))
+            part = parts[next(groups, "all else")]
+            part[0], part[1] = part[0] + spent / 1e3, part[1] + event.count
         seen.append(pd.DataFrame(parts, index=["ms", "operators"]).T)
     least = pd.concat(seen).groupby(level=0, sort=False).min()
     return least.rename_axis("part").astype({"operators": int})
-
-
-def _group(operator: str) -> str:
-    for name, words in GROUPS.items():
-        if any(word in operator for word in words):
-            return name
-    return "all else"

@@ -1,7 +1,5 @@
 """The reproduction ledger: every number of the paper's tables beside ours, from records alone."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -11,76 +9,31 @@ import pandas as pd
 
 from gfo.evaluate.plots import LABELS
 from gfo.evaluate.stats import interval, paired_by_seed
-from gfo_lab import records
+from gfo_lab import declared, records
 
 PAPER = records.RESULTS.parent / "paper_tables"
 PROFILES = ("full", "reduced")  # the first that has records of a row speaks for it
 
-# The paper's names of our methods. Its "Random" and "MC Dropout" are one method.
-METHODS = {
-    "Random": "random",
-    "MC Dropout": "random",
-    "Concrete": "concrete",
-    "Contextual": "contextual",
-    "Deep Ensembles": "ensemble",
-    "GFlowOut": "gflowout",
-    "ID-GFlowOut": "id-gflowout",
-}
-
 
 class Table(NamedTuple):
-    """One of the paper's tables. setting: its column that names data. reference: the row that
-    differences are taken to. scale: ours times this is in its unit. experiments: by setting, where
-    our records lie (experiment, or None where we have none, data set) and what deviates. metrics:
-    its columns, as ours; a slash leads into a metric that is a dict."""
+    """One of the paper's tables, as `ledger.toml` has it.
+
+    setting: its column that names data. reference: the row that differences are taken to. scale:
+    ours times this is in its unit. experiments: by setting, where our records lie (experiment, or
+    absent where we have none, and dataset) and which text of "deviations" says what differs.
+    metrics: its columns, as ours; a slash leads into a metric that is a dict."""
 
     file: str
-    setting: str | None
     reference: str
     scale: float
-    experiments: dict[str, tuple[str | None, str, str]]
+    experiments: dict[str, dict[str, str]]
     metrics: dict[str, str]
+    setting: str | None = None
 
 
-MNIST = (
-    "one tuned configuration a method (8 tried, seed 0); 50,000 images to train on; 20 masks for "
-    "every method; angles uniform on 0–360°, bilinear, turned before normalisation"
-)
-CIFAR = (
-    "a one-cycle recipe of our own, the same for every method; no method tuned: defaults, but for "
-    "an ensemble of three, two copies an image in improved MC dropout, generators of 24 units; "
-    "rotation as on MNIST; reduced runs: a quarter of the width, half of the images, 7 epochs"
-)
-VQA = "VQA v2 cannot be had here: easy-VQA stands in, under its own name"
-ICU = "eICU cannot be had here: its open demo stands in, under its own name"
-TABLES = {
-    "Table 1": Table(
-        "table1_robustness", "dataset", "Random", 100,
-        {
-            "MNIST": ("table1", "mnist", MNIST),
-            "CIFAR-10": ("cifar", "cifar10", CIFAR),
-            "CIFAR-100": ("cifar", "cifar100", CIFAR),
-        },
-        {"accuracy": "accuracy", "accuracy_rotated": "accuracy_rotated"},
-    ),
-    "Table 2": Table(
-        "table2_vqa", "test_set", "Concrete", 100,
-        {"Original": (None, "vqa-v2", VQA), "Noisy": (None, "vqa-v2", VQA)},
-        {f"accuracy_{kind}": f"accuracy_{kind}" for kind in ("all", "yes_no", "number", "other")},
-    ),
-    "Table 3": Table(
-        "table3_ood", "dataset", "MC Dropout", 1,
-        {"CIFAR-10": ("cifar", "cifar10", CIFAR), "CIFAR-100": ("cifar", "cifar100", CIFAR)},
-        {
-            name: f"outside/svhn/dempster-shafer, scores/{ours}"
-            for name, ours in (("auroc", "auroc"), ("aupr", "aupr_out"))
-        },
-    ),
-    "Table 4": Table(
-        "table4_icu", None, "Random", 1, {"ICU": ("icu", "eicu", ICU)},
-        {"f1_macro": "f1_macro", "precision": "precision_macro", "recall": "recall_macro"},
-    ),
-}  # fmt: skip
+ABOUT = declared(__file__)
+METHODS = ABOUT["methods"]  # the paper's names of ours; its "Random" and "MC Dropout" are one
+TABLES = {name: Table(**entries) for name, entries in ABOUT["tables"].items()}
 
 
 def paper(table: str, folder: Path = PAPER) -> pd.DataFrame:
@@ -92,7 +45,7 @@ def paper(table: str, folder: Path = PAPER) -> pd.DataFrame:
 
 
 def verdict(theirs: float, low: float, high: float) -> str:
-    """What our paired_by_seed interval [low, high] says of the paper's difference `theirs`.
+    """What our paired interval [low, high] says of the paper's difference `theirs`.
 
     "reproduced": zero lies outside, on the paper's side, and the interval reaches half of the
     paper's difference. "reversed": zero lies outside, on the other side. "undecided": the interval
@@ -131,12 +84,17 @@ def entries(table: str, out: Path | None = None) -> pd.DataFrame:
     blocks = []
     for setting, metric in product(about.experiments, about.metrics):
         block = theirs[(theirs["setting"] == setting) & (theirs["metric"] == metric)]
-        experiment, dataset, deviations = about.experiments[setting]
-        found = speaking(experiment, dataset, about.metrics[metric], out)
+        ours = about.experiments[setting]
+        found = speaking(
+            ours.get("experiment"),
+            ours["dataset"],
+            about.metrics[metric] + ours.get("suffix", ""),
+            out,
+        )
         extra = [m for m in found["method"].unique() if m not in set(block["ours_method"])]
         more = pd.DataFrame({"setting": setting, "metric": metric, "ours_method": extra})
         block = pd.concat([block, more], ignore_index=True)
-        block["deviations"] = deviations
+        block["deviations"] = ABOUT["deviations"][ours["deviations"]]
         block = block.join(scores(block, found, about, metric), on="ours_method")
         blocks.append(block)
     rows = pd.concat(blocks, ignore_index=True)

@@ -4,8 +4,6 @@ They file themselves in the registries when their module is imported: one named 
 one that an installed package announces under the entry-point group `gfo_lab.plugins`.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

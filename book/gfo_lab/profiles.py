@@ -1,7 +1,5 @@
 """How much work each profile does: the one table that chapters and commands read budgets from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from gfo.core.registry import Registry

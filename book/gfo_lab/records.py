@@ -5,12 +5,12 @@ name spells it: the same identity is skipped on a second run, and a table refuse
 configurations.
 """
 
-from __future__ import annotations
-
+import fnmatch
 import functools
 import hashlib
 import json
 import platform
+import re
 import subprocess
 import warnings
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 import gfo
-from gfo.core.files import write_atomically
+from gfo.core.files import write_json
 
 LAB = Path(__file__).resolve().parent
 LIBRARY = Path(gfo.__file__).resolve().parent
@@ -65,29 +65,33 @@ def path_of(
 
 def write(
     *,
-    experiment: str,
-    dataset: str,
-    method: str,
-    seed: int,
-    profile: str,
     config: dict,
     metrics: dict,
     device: torch.device,
     wall_s: float,
     out: Path | None = None,
+    **identity: Any,
 ) -> Path:
-    """Save one finished run with where it ran and from which source; returns its path."""
-    identity = dict(
-        experiment=experiment, dataset=dataset, method=method, seed=seed, profile=profile
-    )
+    """Save one finished run with where it ran and from which source.
+
+    Args:
+        config: Everything that defines the run but its seed, plain JSON.
+        metrics: What came of it, plain JSON.
+        device: Where it ran.
+        wall_s: Its wall time in seconds.
+        out: Folder of records, `RESULTS` by default.
+        **identity: experiment, dataset, method, seed, profile.
+
+    Returns:
+        The path of the record.
+    """
     path = path_of(**identity, config=config, out=out or RESULTS)
     record = identity | {
         "metrics": rounded(metrics), "config": config, "config_hash": config_hash(config),
         "device": device_name(device), "wall_s": round(wall_s, 2),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     } | provenance()  # fmt: skip
-    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_json(path, record, indent=1, sort_keys=True)
     return path
 
 
@@ -144,7 +148,7 @@ def long(experiment: str | None = None, out: Path | None = None) -> pd.DataFrame
 
 
 def flat(record: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, keys joined by dots; what is missing from a row of a table is left out."""
+    """Nested dicts as one, keys joined by dots; what a row of a table lacks is left out."""
     found = {}
     for key, value in record.items():
         if isinstance(value, dict):
@@ -159,21 +163,18 @@ def summary(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
 
     Raises ValueError where one such cell mixes configurations.
     """
-    cells = []
     if frame.empty:
         return frame
-    for (dataset, profile, method), group in frame.groupby(["dataset", "profile", "method"]):
-        if group["config_hash"].nunique() > 1:
+    cells = frame.groupby(["dataset", "profile", "method"])
+    for (dataset, profile, method), count in cells["config_hash"].nunique().items():
+        if count > 1:
             raise ValueError(
-                f"{method} on {dataset} ({profile}) has {group['config_hash'].nunique()} "
-                "configurations: keep one, a table does not mix them"
+                f"{method} on {dataset} ({profile}) has {count} configurations: keep one, a table "
+                "does not mix them"
             )
-        cell = {"dataset": dataset, "profile": profile, "method": method, "n": len(group)}
-        for metric in metrics:
-            cell[metric] = group[metric].mean()
-            cell[f"{metric}_se"] = group[metric].sem() if len(group) > 1 else float("nan")
-        cells.append(cell)
-    return pd.DataFrame(cells)
+    numbers = {m: cells[m].mean() for m in metrics} | {f"{m}_se": cells[m].sem() for m in metrics}
+    columns = [name for metric in metrics for name in (metric, f"{metric}_se")]
+    return pd.DataFrame({"n": cells.size()} | numbers)[["n", *columns]].reset_index()
 
 
 def told(frame: pd.DataFrame, heads: dict[str, str]) -> pd.DataFrame:
@@ -189,13 +190,9 @@ def device_name(device: torch.device) -> str:
     """The name of the processor that did the work."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
+    about = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: *(.*)$", about.read_text() if about.exists() else "", re.M)
+    name = found[1] if found else platform.processor() or platform.machine()
     return f"CPU: {name}, {torch.get_num_threads()} thread(s)"
 
 
@@ -218,7 +215,8 @@ def provenance() -> dict[str, Any]:
 def source() -> str:
     """12 hex digits of all files of both packages, as they were when first asked: commits do not
     tell one uncommitted change from another."""
-    files = [path for folder in (LIBRARY, LAB) for path in sorted(folder.rglob("*.py"))]
+    kinds = (".py", ".toml", ".csv")
+    files = [p for top in (LIBRARY, LAB) for p in sorted(top.rglob("*")) if p.suffix in kinds]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
@@ -231,3 +229,14 @@ def _git(*args: str) -> str | None:
         warnings.warn("no git checkout: the record will not name its source", stacklevel=2)
         return None
     return done.stdout.strip()
+
+
+def meaning(column: str) -> tuple[str, str]:
+    """(unit, meaning) of a column of `table` or `long`, or of a metric in it, from dictionary.csv:
+    of the patterns that match, the most specific. ValueError where none does."""
+    known = pd.read_csv(LAB / "dictionary.csv", keep_default_na=False)
+    fits = known[[fnmatch.fnmatchcase(column, pattern) for pattern in known["pattern"]]]
+    if fits.empty:
+        raise ValueError(f"no meaning of {column!r}: add a line to {LAB.name}/dictionary.csv")
+    best = fits.loc[fits["pattern"].str.replace("*", "").str.len().idxmax()]
+    return best["unit"], best["meaning"]

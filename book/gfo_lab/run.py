@@ -1,7 +1,5 @@
 """Run what an experiment lacks, save each finished run at once."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One run and its record under a claim, and many runs at once through joblib."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import time

@@ -50,7 +50,8 @@ def to_device(x: Any, device: torch.device | str) -> Any:
 
 def repeat_rows(x: Any, times: int) -> Any:
     """`times` copies of the batch, one after the other: row s·B + b is row b."""
-    return tree_map(lambda t: t.repeat(times, *[1] * (t.dim() - 1)), x)  # (B, ...) -> (S·B, ...)
+    # unlike `repeat`, this keeps channels-last
+    return tree_map(lambda t: torch.cat([t] * times), x)  # (B, ...) -> (S·B, ...)
 
 
 def call(model: Callable, x: Any) -> Any:

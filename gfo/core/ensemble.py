@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from gfo.core.attached import Attached
+from gfo.core.noise import derive
 
 
 class Ensemble(nn.Module):
@@ -27,3 +30,29 @@ class Ensemble(nn.Module):
         if len({(net.spec.classes, net.spec.shapes) for net in nets}) > 1:
             raise ValueError("members differ in their input shape or number of classes")
         self.nets, self.likelihood = nn.ModuleList(nets), nets[0].likelihood
+
+
+def train_members(
+    train: Callable[[int, Path | None], tuple[Attached, Any]],
+    members: int,
+    seed: int,
+    checkpoint: Path | None = None,
+) -> tuple[Attached | Ensemble, list[Any]]:
+    """One network, or an ensemble of several that differ in their seed alone.
+
+    Args:
+        train: `train(seed, checkpoint)` gives a trained network and its history.
+        members: How many; 1 calls `train` with `seed` and `checkpoint` themselves.
+        seed: From which each member derives a seed of its own.
+        checkpoint: From which each member derives a file of its own.
+
+    Returns:
+        The network or the ensemble, and one history per member.
+    """
+    if members == 1:
+        net, history = train(seed, checkpoint)
+        return net, [history]
+    seeds = [derive(seed, "member", k) for k in range(members)]
+    files = [checkpoint and checkpoint.with_suffix(f".{k}.pt") for k in range(members)]
+    nets, histories = zip(*map(train, seeds, files), strict=True)
+    return Ensemble(nets), list(histories)

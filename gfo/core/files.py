@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -19,3 +21,9 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any, **how: Any) -> None:
+    """Write `content` as JSON, whole or not at all; keywords go to `json.dumps`."""
+    text = json.dumps(content, **how) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))

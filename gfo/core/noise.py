@@ -35,7 +35,7 @@ class Noise(NamedTuple):
     mask bit. `explore`: uniform (B, L), one number an example and layer, which decides whether
     that layer takes a random mask."""
 
-    units: list[Tensor]
+    u: list[Tensor]
     explore: Tensor
 
 

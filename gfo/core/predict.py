@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from gfo.core.attached import Attached
-from gfo.core.batch import device_of, leaves, row_slice, rows, to_device, tree_map
+from gfo.core.batch import device_of, leaves, repeat_rows, row_slice, rows, to_device
 from gfo.core.checks import check_masks, check_net, check_samples, check_x, check_y
 from gfo.core.ensemble import Ensemble
 from gfo.core.masked_pass import masked_pass, noise_for, without_gradient
 from gfo.core.noise import Noise, draw_noise, generator
-from gfo.core.prefix import Prefix, Repeated
+from gfo.core.prefix import Prefix
 from gfo.core.sites import eval_mode
 
 # Inputs a block: noise is drawn a block at a time, so that it cannot depend on chunking. Fewer
@@ -151,8 +151,7 @@ def _block_logits(net: Attached, x: Any, samples: int, draws: dict, memory: int)
         now = {key: _fold(value, done, count) for key, value in draws.items()}
         try:
             with prefix.replay(count):
-                many = tree_map(lambda t, times=count: Repeated(t, times), x)
-                out = masked_pass(net, many, source=source, **now)
+                out = masked_pass(net, repeat_rows(x, count), source=source, **now)
         except torch.cuda.OutOfMemoryError:
             if count == 1:
                 raise

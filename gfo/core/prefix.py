@@ -3,8 +3,7 @@
 Samples are folded into the batch: S·B rows. Expanding the activation at the first site would not
 do on a residual network, whose shortcut carries B rows past that site. So the network runs twice:
 on B rows up to the first site, where it stops, each finished module's output kept; then on the
-folded rows, where those modules give their kept rows, repeated, instead of computing. Most of
-these are read by no one but the next such module: rows are repeated when first read.
+folded rows, where those modules give their kept rows, repeated, instead of computing.
 """
 
 from __future__ import annotations
@@ -17,44 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from gfo.core.attached import Attached
-from gfo.core.batch import call, device_of, leaves, to_device, tree_map
+from gfo.core.batch import call, device_of, leaves, repeat_rows, to_device, tree_map
 from gfo.core.sites import eval_mode
-
-
-class Repeated(Tensor):
-    """`times` copies of `rows`, one after the other, made when an operator first reads them."""
-
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    @staticmethod
-    def __new__(cls, rows: Tensor, times: int):
-        one = torch.empty_strided(rows.shape, rows.stride(), dtype=rows.dtype, device="meta")
-        like = torch.cat([one] * times)  # in memory as the copies will lie
-        how = dict(dtype=rows.dtype, device=rows.device, layout=rows.layout)
-        return Tensor._make_wrapper_subclass(cls, like.shape, strides=like.stride(), **how)
-
-    def __init__(self, rows: Tensor, times: int):
-        self.rows, self.times, self.made = rows, times, None
-
-    def whole(self) -> Tensor:
-        """The copies. They stay, so that what happens to them in place is not lost."""
-        if self.made is None:
-            # (B, ...) -> (S·B, ...); unlike `repeat`, this keeps channels-last
-            self.made = torch.cat([self.rows] * self.times)
-        return self.made
-
-    def numpy(self, **how):
-        return self.whole().numpy(**how)  # no operator, so that it would not come by below
-
-    def tolist(self):
-        return self.whole().tolist()
-
-    @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        def whole(t: Tensor) -> Tensor:
-            return t.whole() if isinstance(t, cls) else t
-
-        return func(*tree_map(whole, args), **tree_map(whole, kwargs or {}))
 
 
 class _Reached(Exception):
@@ -82,7 +45,7 @@ class Prefix:
 
             def forward(*args, **kwargs):
                 output = next(waiting, None)  # none left: it runs again behind the first site
-                return original(*args, **kwargs) if output is None else Repeated(output, times)
+                return original(*args, **kwargs) if output is None else repeat_rows(output, times)
 
             return forward
 
@@ -100,10 +63,10 @@ def replays(net: Attached, example: Any) -> bool:
             return net.logits(call(net.model, x))
 
     with eval_mode(net), torch.no_grad():
-        want = logits(tree_map(lambda t: torch.cat([t, t]), example))
+        want = logits(repeat_rows(example, 2))
         try:
             with Prefix(net, example).replay(2):
-                got = logits(tree_map(lambda t: Repeated(t, 2), example))
+                got = logits(repeat_rows(example, 2))
         except Exception:  # whatever a model raises that misses what it left behind
             return False
     # only rounding may differ: of another algorithm, coarse in TF32, coarser in half precision

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gfo.core.batch import call, device_of, features, leaves, rows, to_device, tree_map
+from gfo.core.batch import call, device_of, features, leaves, repeat_rows, rows, to_device
 
 LOG_Z_MAX_INPUT = 4096  # log Z reads x itself up to this many numbers an example
 
@@ -125,7 +125,7 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
         if name not in names:
             raise ValueError(f"axes names {name!r}, which is not a site; sites: {', '.join(names)}")
     result, calls = trace(model, example)
-    _, double = trace(model, tree_map(lambda t: torch.cat([t, t]), example))
+    _, double = trace(model, repeat_rows(example, 2))
     for name in names:
         check_site(name, [out for called, out in calls if called == name])
     order = [called for called, _ in calls if called in names]

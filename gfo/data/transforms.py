@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gfo.core.noise import generator
+from gfo.data.splits import Splits
+
 
 def rotate(x: Tensor, degrees: Tensor | float) -> Tensor:
     """Rotate raw images (n, C, H, W) counter-clockwise about their centre; bilinear, black outside.
@@ -54,3 +57,17 @@ def random_labels(y: Tensor, classes: int, share: float, gen: torch.Generator) -
     noisy = y.clone()
     noisy[picked] = torch.randint(classes, (len(picked),), generator=gen)
     return noisy
+
+
+def rotated(splits: Splits) -> Tensor:
+    """The test images, each turned by its own angle: uniform on 0–360°, the same draw for every
+    method and seed."""
+    x = splits.test[0]
+    angles = 360 * torch.rand(len(x), generator=generator(0, "rotation"))
+    return splits.shifted(x, lambda raw: rotate(raw, angles))
+
+
+def add_noise(raw: Tensor, sigma: float) -> Tensor:
+    """Gaussian pixel noise, the same draw for every method and severity, clipped to [0, 1]."""
+    noise = torch.randn(raw.shape, generator=generator(0, "pixel noise"))
+    return (raw + sigma * noise).clamp(0, 1)

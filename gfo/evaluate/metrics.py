@@ -77,6 +77,12 @@ def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:
     }
 
 
+def scored(single: Tensor, y: Tensor) -> dict[str, float]:
+    """Scores of the mean of `single` (S, B, K), and of its first mask alone under "_one_mask"."""
+    one = {f"{name}_one_mask": value for name, value in evaluate(single[0], y).items()}
+    return evaluate(single.mean(0), y) | one
+
+
 def decisions(prob: np.ndarray, y: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
     """Precision, recall and F1 of saying yes where prob (n,) ≥ threshold, against y (n,) in {0, 1}:
     "_pos" of the positive class, "_macro" the plain mean over both classes. Numbers in [0, 1]; a

@@ -6,8 +6,9 @@ under a name with `@METHODS.register`, and import the file in `methods/__init__.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,10 @@ class Loss(NamedTuple):
     info: dict[str, Tensor]
 
 
+@dataclass_transform(eq_default=False, kw_only_default=True)
 class Method(nn.Module):
-    """Base of all methods. Subclasses set `self.q` and `self.p` in `make`.
+    """Base of all methods. Subclasses name their arguments as annotated class attributes, and set
+    `self.q` and `self.p` in `make`.
 
     q: the policy trained toward the posterior, or None. p: the prior policy.
     test: which of the two draws masks at test time ("p" or "q").
@@ -35,6 +38,10 @@ class Method(nn.Module):
     binary: whether masks are of 0 and 1; where not, given masks may hold any number.
     stochastic: False if every draw is the same, so that one pass predicts.
     members: networks that an experiment trains for one run; above 1 for ensembles.
+    temperature: training masks come from σ(logit / temperature).
+    random: probability, per example and layer, of a Bernoulli(0.5) mask in training.
+    rescale: divide a masked layer by the kept fraction of its units, per example (the released
+        MLP does, its ResNet and the paper's equations do not).
     """
 
     name = "method"
@@ -47,22 +54,31 @@ class Method(nn.Module):
     binary = True
     members = 1
 
-    def __init__(
-        self, *, temperature: float = 1.0, random: float = 0.0, rescale: bool = False, **config
-    ):
-        """temperature: training masks come from σ(logit / temperature).
-        random: probability, per example and layer, of a Bernoulli(0.5) mask in training.
-        rescale: divide a masked layer by the kept fraction of its units, per example (the released
-        MLP does, its ResNet and the paper's equations do not)."""
+    # Arguments that some methods take; a class that annotates one makes it an argument of its own.
+    temperature = 1.0
+    random = 0.0
+    rescale = False
+    # Arguments that came after the first recorded runs: at these values `config` leaves them out,
+    # so that the identity of those runs holds.
+    hash_defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def __init_subclass__(cls, **how: Any):
+        """Annotated class attributes become keyword arguments, as in a dataclass."""
+        super().__init_subclass__(**how)
+        dataclass(eq=False, repr=False, kw_only=True)(cls)
+
+    def __post_init__(self):
+        """Check the arguments, and keep them as `config`; a method with more to check extends it."""
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature}, needs to be > 0")
-        if not 0 <= random <= 1:
-            raise ValueError(f"random is {random}, needs to be a probability in [0, 1]")
-        self.temperature, self.random, self.rescale = temperature, random, rescale
-        config = dict(temperature=temperature, random=random, rescale=rescale) | config
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}, needs to be > 0")
+        if not 0 <= self.random <= 1:
+            raise ValueError(f"random is {self.random}, needs to be a probability in [0, 1]")
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
         # plain numbers, which any file holds, for those of NumPy
-        self.config = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in config.items()}
+        own = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in own.items()}
+        late = self.hash_defaults
+        self.config = {k: v for k, v in own.items() if k not in late or v != late[k]}
         self.q: nn.Module | None = None
         self.p: nn.Module | None = None
         self.log_z: nn.Module | None = None

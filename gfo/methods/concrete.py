@@ -42,31 +42,25 @@ class ConcreteDropout(Method):
 
     name = "concrete"
     test = "q"
+    keep: float = 0.9
+    temperature: float = 0.1
+    length_scale: float = 0.01
+    relaxed: bool = False
+    consumers: Mapping[str, str] | None = None
 
-    def __init__(
-        self,
-        *,
-        keep: float = 0.9,
-        temperature: float = 0.1,
-        length_scale: float = 0.01,
-        relaxed: bool = False,
-        consumers: Mapping[str, str] | None = None,
-    ):
-        super().__init__(
-            temperature=temperature, keep=check_keep(keep), length_scale=length_scale,
-            relaxed=relaxed, consumers=dict(consumers or {}),
-        )  # fmt: skip
-        self.length_scale, self.relaxed = length_scale, relaxed
-        self.binary = not relaxed
-        del self.config["random"], self.config["rescale"]
+    def __post_init__(self):
+        check_keep(self.keep)
+        self.consumers = dict(self.consumers or {})
+        super().__post_init__()
+        self.binary = not self.relaxed
 
     def build(self, spec, model):
         # a tuple, so that the backbone's weights do not become the method's
-        self.consumers = find_consumers(model, spec, self.config["consumers"])
+        self.readers = find_consumers(model, spec, self.consumers)
         super().build(spec, model)
 
     def make(self, spec):
-        self.q = LearnedPolicy(spec.sites, self.config["keep"])
+        self.q = LearnedPolicy(spec.sites, self.keep)
         self.p = FixedPolicy(spec.sites, 0.5)
         widths = torch.tensor([float(site.width) for site in spec.sites])
         self.register_buffer("widths", widths, persistent=False)
@@ -78,7 +72,7 @@ class ConcreteDropout(Method):
 
     def regulariser(self) -> tuple[Tensor, Tensor]:
         """The two parts of KL(q(W) ‖ p(W)) (eq 3), summed over sites, scalars in nats."""
-        norms = torch.stack([m.weight.float().square().sum() for m in self.consumers])  # (L,)
+        norms = torch.stack([m.weight.float().square().sum() for m in self.readers])  # (L,)
         weights = 0.5 * self.length_scale**2 * (torch.sigmoid(self.q.logits) * norms).sum()
         bits = kl_bernoulli(self.q.logits[:, None], self.p.logits[:, None])  # (L,), of one bit each
         return weights, (self.widths * bits).sum()

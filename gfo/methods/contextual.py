@@ -29,18 +29,19 @@ class ContextualDropout(Method):
     name = "contextual"
     test = "q"
     own_posterior = True
+    keep: float = 0.5
+    beta: float = 1.0
+    rescale: bool = False
+    hidden: int = 32
 
-    def __init__(
-        self, *, keep: float = 0.5, beta: float = 1.0, rescale: bool = False, hidden: int = 32
-    ):
-        super().__init__(rescale=rescale, keep=check_keep(keep), beta=beta, hidden=hidden)
-        self.beta = beta
-        del self.config["temperature"], self.config["random"]
+    def __post_init__(self):
+        check_keep(self.keep)
+        super().__post_init__()
 
     def make(self, spec):
-        keep, hidden = self.config["keep"], self.config["hidden"]
-        self.q = LayerwisePolicy(spec.sites, spec.classes, ("h",), hidden=hidden, keep=keep)
-        self.p = LearnedPolicy(spec.sites, keep)
+        sizes = dict(hidden=self.hidden, keep=self.keep)
+        self.q = LayerwisePolicy(spec.sites, spec.classes, ("h",), **sizes)
+        self.p = LearnedPolicy(spec.sites, self.keep)
 
     def log_reward(self, log_lik, log_p, n):
         return self.beta * log_lik + log_p

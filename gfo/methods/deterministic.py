@@ -15,10 +15,6 @@ class Deterministic(Method):
     stochastic = False
     shared = True  # one row of ones serves the batch
 
-    def __init__(self):
-        super().__init__()
-        self.config = {}
-
     def make(self, spec):
         """Nothing to make."""
 
@@ -34,12 +30,12 @@ class Deterministic(Method):
 class EnsembleMember(Deterministic):
     """A deep ensemble (Lakshminarayanan et al., 2017, without adversarial training), seen from one
     member: a deterministic network. An experiment trains `members` of them, each from a seed of its
-    own, and joins them in a `gfo.Ensemble`: see `gfo.ensemble.train_members`."""
+    own, and joins them in a `gfo.Ensemble`: see `gfo_lab.experiments.training.train_members`."""
 
     name = "ensemble"
+    members: int = 5
 
-    def __init__(self, *, members: int = 5):
-        if members < 1:
-            raise ValueError(f"members is {members}, needs to be at least 1")
-        super().__init__()
-        self.members = self.config["members"] = members
+    def __post_init__(self):
+        if self.members < 1:
+            raise ValueError(f"members is {self.members}, needs to be at least 1")
+        super().__post_init__()

@@ -12,11 +12,6 @@ from gfo.core.policies import POLICIES, FixedPolicy, LayerwisePolicy
 from gfo.core.registry import METHODS
 from gfo.methods.base import Loss, Method, check_keep
 
-READINGS = ("kl", "literal")
-# Arguments that came after the first recorded runs; left out of `config` at these values, so that
-# the identity of those runs holds.
-HASH_DEFAULTS = dict(objective="tb", masks=1, policy="layerwise", lam=0.9, keep=0.5)
-
 
 class GFlowOut(Method):
     """GFlowOut (Liu et al., 2023, section 3.2 and Algorithm 1).
@@ -48,71 +43,56 @@ class GFlowOut(Method):
     """
 
     own_posterior = True
+    hash_defaults = dict(objective="tb", masks=1, policy="layerwise", lam=0.9, keep=0.5)
+    temperature: float = 2.0
+    random: float = 0.1
+    prior_objective: str = "kl"
+    prior: float | None = None
+    activation: str = "same"
+    label: bool = True
+    earlier: bool = True
+    beta: float = 1.0
+    theta: str = "q~"
+    rescale: bool = False
+    hidden: int = 32
+    objective: str = "tb"
+    masks: int = 1
+    policy: str = "layerwise"
+    lam: float = 0.9
+    keep: float = 0.5
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 2.0,
-        random: float = 0.1,
-        prior_objective: str = "kl",
-        prior: float | None = None,
-        activation: str = "same",
-        label: bool = True,
-        earlier: bool = True,
-        beta: float = 1.0,
-        theta: str = "q~",
-        rescale: bool = False,
-        hidden: int = 32,
-        objective: str = "tb",
-        masks: int = 1,
-        policy: str = "layerwise",
-        lam: float = 0.9,
-        keep: float = 0.5,
-    ):
+    def __post_init__(self):
         for value, allowed in (
-            (prior_objective, READINGS),
-            (theta, ("q~", "q")),
-            (activation, ("same", "before")),
+            (self.prior_objective, ("kl", "literal")),
+            (self.theta, ("q~", "q")),
+            (self.activation, ("same", "before")),
         ):
             if value not in allowed:
                 raise ValueError(f"{value!r} is not one of {allowed}")
-        if prior is not None:
-            check_keep(prior, "prior")
-        POLICIES[policy]
-        if masks < OBJECTIVES[objective].masks:
-            need = OBJECTIVES[objective].masks
-            raise ValueError(f"masks is {masks}, objective {objective!r} needs at least {need}")
-        if not lam >= 0:
-            raise ValueError(f"lam is {lam}, needs to be at least 0")
-        later = dict(
-            objective=objective, masks=masks, policy=policy, lam=lam, keep=check_keep(keep)
-        )
-        super().__init__(
-            temperature=temperature, random=random, rescale=rescale,
-            prior_objective=prior_objective, prior=prior, activation=activation, label=label,
-            earlier=earlier, beta=beta, theta=theta, hidden=hidden,
-            **{name: value for name, value in later.items() if value != HASH_DEFAULTS[name]},
-        )  # fmt: skip
-        self.objective, self.masks, self.policy, self.lam = objective, masks, policy, lam
-        self.keep = keep
-        self.reads_label = label
-        self.reads_before = activation == "before"
-        self.literal, self.prior, self.beta, self.theta = (
-            prior_objective == "literal",
-            prior,
-            beta,
-            theta,
-        )
+        if self.prior is not None:
+            check_keep(self.prior, "prior")
+        check_keep(self.keep)
+        POLICIES[self.policy]
+        need = OBJECTIVES[self.objective].masks
+        if self.masks < need:
+            raise ValueError(
+                f"masks is {self.masks}, objective {self.objective!r} needs at least {need}"
+            )
+        if not self.lam >= 0:
+            raise ValueError(f"lam is {self.lam}, needs to be at least 0")
+        super().__post_init__()
+        self.reads_label = self.label
+        self.reads_before = self.activation == "before"
 
     @property
     def name(self) -> str:
-        return "gflowout-literal" if self.literal else "gflowout"
+        return "gflowout-literal" if self.prior_objective == "literal" else "gflowout"
 
     def make(self, spec):
         if self.reads_before and spec.x_size is None:
             raise ValueError('activation="before" needs x to be one small float tensor; use "same"')
-        reads = ["h_before" if self.reads_before else "h"] + ["z"] * self.config["earlier"]
-        sizes = dict(before=spec.x_size, hidden=self.config["hidden"], keep=self.keep)
+        reads = ["h_before" if self.reads_before else "h"] + ["z"] * self.earlier
+        sizes = dict(before=spec.x_size, hidden=self.hidden, keep=self.keep)
         policy = partial(POLICIES[self.policy], spec.sites, spec.classes, **sizes)
         self.q = policy(reads + ["y"] * self.reads_label)
         self.p = policy(reads) if self.prior is None else FixedPolicy(spec.sites, self.prior)
@@ -121,7 +101,7 @@ class GFlowOut(Method):
             if any(site.tokens for site in spec.sites):
                 raise ValueError('objective="subtb" is for sites without tokens; use "tb"')
             self.flow = LayerwisePolicy(
-                spec.sites, spec.classes, ("h", "z", "y"), hidden=self.config["hidden"], outputs=1
+                spec.sites, spec.classes, ("h", "z", "y"), hidden=self.hidden, outputs=1
             )
 
     def log_flow(self, layer, context):
@@ -156,7 +136,7 @@ class GFlowOut(Method):
 
     def prior_part(self, out) -> torch.Tensor:
         """What pulls p toward q, shape (B,), in nats; no gradient to q."""
-        if self.literal:
+        if self.prior_objective == "literal":
             return -out.log_p
         pairs = zip(out.q_logits, out.p_logits, strict=True)
         return sum(kl_bernoulli(q.detach(), p) for q, p in pairs)

@@ -41,26 +41,20 @@ class IDGFlowOut(Method):
     test = "q"
     shared = True
     own_posterior = True
+    temperature: float = 2.0
+    random: float = 0.1
+    keep: float = 0.5
+    beta: float = 1.0
+    rescale: bool = False
+    hidden: int = 32
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 2.0,
-        random: float = 0.1,
-        keep: float = 0.5,
-        beta: float = 1.0,
-        rescale: bool = False,
-        hidden: int = 32,
-    ):
-        super().__init__(
-            temperature=temperature, random=random, rescale=rescale,
-            keep=check_keep(keep), beta=beta, hidden=hidden,
-        )  # fmt: skip
-        self.keep, self.beta = keep, beta
+    def __post_init__(self):
+        check_keep(self.keep)
+        super().__post_init__()
         self.register_buffer("n", torch.ones(()))  # set by the first loss, kept with the weights
 
     def make(self, spec):
-        self.q = LayerwisePolicy(spec.sites, spec.classes, ("z",), hidden=self.config["hidden"])
+        self.q = LayerwisePolicy(spec.sites, spec.classes, ("z",), hidden=self.hidden)
         self.p = FixedPolicy(spec.sites, self.keep)
         self.log_z = ScalarLogZ()
 

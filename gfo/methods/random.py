@@ -15,11 +15,12 @@ class RandomDropout(Method):
     """
 
     name = "random"
+    keep: float = 0.5
+    rescale: bool = False
 
-    def __init__(self, *, keep: float = 0.5, rescale: bool = False):
-        super().__init__(rescale=rescale, keep=check_keep(keep))
-        self.keep = keep
-        del self.config["temperature"], self.config["random"]
+    def __post_init__(self):
+        check_keep(self.keep)
+        super().__post_init__()
 
     def make(self, spec):
         self.p = FixedPolicy(spec.sites, self.keep)
@@ -41,12 +42,13 @@ class MCImproved(RandomDropout):
     """
 
     name = "mc-improved"
+    keep: float = 0.9
+    repeats: int = 4
 
-    def __init__(self, *, keep: float = 0.9, repeats: int = 4, rescale: bool = False):
-        if repeats < 1:
-            raise ValueError(f"repeats is {repeats}, needs to be at least 1")
-        super().__init__(keep=keep, rescale=rescale)
-        self.repeats = self.config["repeats"] = repeats
+    def __post_init__(self):
+        if self.repeats < 1:
+            raise ValueError(f"repeats is {self.repeats}, needs to be at least 1")
+        super().__post_init__()
 
     def loss(self, run, n):
         return Loss({"nll": -run(source="train", repeat=self.repeats).log_lik.mean()}, {})

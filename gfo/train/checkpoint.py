@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from gfo.core.attached import Attached
+from gfo.core.files import write_json
 from gfo.core.save import check_same, load_state, read, write_atomically
 
 
@@ -60,3 +64,17 @@ def resume(
         for name, each in named.items():
             each.load_state_dict(content[kind][name])
     return content["progress"]
+
+
+def one_by_one(
+    items: Sequence, work: Callable[[Any], Any], file: Path | None, label: str, progress: bool
+) -> list:
+    """[work(item) for item in items], with a bar. Each result (plain JSON) is kept at once in
+    `file`, if there is one, so that a stopped run goes on with the item that it stopped in."""
+    done = json.loads(file.read_text()) if file and file.exists() else []
+    left = items[len(done) :]
+    for item in tqdm(left, label, len(items), False, initial=len(done), disable=not progress):
+        done.append(work(item))
+        if file:
+            write_json(file, done)
+    return done

@@ -10,10 +10,15 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
+from gfo.core.attach import attach
 from gfo.core.attached import Attached
 from gfo.core.batch import pick_device
+from gfo.core.noise import derive
 from gfo.core.registry import Registry
+from gfo.data.splits import Splits
 from gfo.data.transforms import crop_flip
+from gfo.methods import create
+from gfo.models import arguments, build
 
 LEARNING_RATES = {"backbone": 1e-3, "masks": 1e-3, "log_z": 1e-2}
 
@@ -101,3 +106,15 @@ def make_schedulers(
         return {}
     build = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
     return {name: build(optimizer, steps) for name, optimizer in optimizers.items()}
+
+
+def make_net(
+    splits: Splits, method: str, seed: int, config: dict[str, Any], likelihood: Any = None
+) -> Attached:
+    """A fresh network; the backbone's first weights depend on the seed alone, not on the method."""
+    torch.manual_seed(derive(seed, "init"))
+    model, sites = build(config["model"], classes=splits.classes, **arguments(config))
+    if config.get("channels_last"):
+        model = model.to(memory_format=torch.channels_last)
+    sites, made = config.get("sites", sites), create(method, **config["method"])
+    return attach(model, sites, made, splits.train[0][:2], likelihood=likelihood)

@@ -4,25 +4,20 @@ A network is trained while 30 % of the labels are random, then trained on with a
 fresh network sees those alone. Both get the same epochs and the same recipe.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from typing import Any
 
 from torch import Tensor
 
-from gfo import data
-from gfo.core.attached import Attached
+import gfo
 from gfo.core.noise import derive, generator
-from gfo.data import Splits
-from gfo.methods import create
 from gfo.train.batchnorm import reestimate
 from gfo.train.fit import fit
-from gfo.train.recipe import AUGMENTS, recipe
+from gfo.train.recipe import AUGMENTS, make_net, recipe
 from gfo_lab.experiments.cifar import OUTSIDE, configuration, logits_of, scores
 from gfo_lab.experiments.job import Experiment, Job, register
-from gfo_lab.experiments.training import fitted, make_net
+from gfo_lab.experiments.training import fitted
 
 NOISE = 0.3  # share of labels drawn anew
 EPOCHS = 5  # on the clean ones
@@ -32,7 +27,7 @@ GENTLY = {"again": 0.1, "scratch": 1.0}
 
 def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
     """As `cifar`, with what the second training adds. ValueError for a method of several nets."""
-    if create(method).members > 1:
+    if gfo.methods.create(method).members > 1:
         raise ValueError(f"{method} is several networks: adapt one")
     own: dict[str, Any] = {"labels": [1000, 2000, 4000, 8000]}
     if profile == "quick":  # noisy labels are learnt more slowly
@@ -58,34 +53,27 @@ def run(job: Job) -> dict[str, Any]:
     return found
 
 
-ADAPTATION = register(
-    Experiment(
-        name="adaptation",
-        about="after noisy labels, learning again from few clean ones: Figure 2, bottom",
-        datasets=tuple(OUTSIDE),
-        methods=(
-            "random", "concrete", "contextual", "gflowout", "gflowout-literal", "id-gflowout",
-        ),
-        configs=configs,
-        run=run,
-        columns=("wrong_labels",),
-    )
-)  # fmt: skip
+ADAPTATION = register(Experiment(
+    "adaptation", "after noisy labels, learning again from few clean ones: Figure 2, bottom",
+    datasets=tuple(OUTSIDE),
+    methods=("random", "concrete", "contextual", "gflowout", "gflowout-literal", "id-gflowout"),
+    configs=configs, run=run, columns=("wrong_labels",),
+))  # fmt: skip
 
 
-def with_noise(splits: Splits, share: float, seed: int) -> Splits:
+def with_noise(splits: gfo.data.Splits, share: float, seed: int) -> gfo.data.Splits:
     """The splits with `share` of the training and of the validation labels drawn anew: whoever
     trains on noisy labels has no clean ones to stop by. Fixed by the seed, for every method."""
 
     def noisy(part: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
         x, y = part
-        return x, data.random_labels(y, splits.classes, share, generator(seed, "labels", name))
+        return x, gfo.data.random_labels(y, splits.classes, share, generator(seed, "labels", name))
 
     train, valid = noisy(splits.train, "train"), noisy(splits.valid, "valid")
     return dataclasses.replace(splits, train=train, valid=valid)
 
 
-def settled(net: Attached, splits: Splits, job: Job) -> Attached:
+def settled(net: gfo.Attached, splits: gfo.data.Splits, job: Job) -> gfo.Attached:
     """A copy whose BatchNorm statistics belong to the masks of the test, as those of the networks
     that learn again do: what these gain is not to be the re-estimation."""
     still, images = copy.deepcopy(net), splits.train[0][: job.config["statistics"]]
@@ -93,7 +81,9 @@ def settled(net: Attached, splits: Splits, job: Job) -> Attached:
     return still
 
 
-def learn(noisy_net: Attached, start: str, count: int, splits: Splits, job: Job) -> Attached:
+def learn(
+    noisy_net: gfo.Attached, start: str, count: int, splits: gfo.data.Splits, job: Job
+) -> gfo.Attached:
     """Train on the first `count` training images under their true labels, from the noisy network
     ("again") or from fresh weights ("scratch"). The last weights stay: a validation set would be
     clean labels too."""
@@ -115,7 +105,7 @@ def learn(noisy_net: Attached, start: str, count: int, splits: Splits, job: Job)
     return net
 
 
-def tested(net: Attached, splits: Splits, job: Job) -> dict[str, Any]:
+def tested(net: gfo.Attached, splits: gfo.data.Splits, job: Job) -> dict[str, Any]:
     """Scores on the clean test images."""
     x, y = (part[: job.config["images"]] for part in splits.test)
     return scores(net, logits_of(net, x, job), y)

@@ -2,8 +2,6 @@
 policy and method ("audit"), and one change at a time to the paper's method and to the net
 ("ablations")."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from itertools import product
@@ -127,25 +125,13 @@ def ablation_configs(dataset: str, method: str, profile: str) -> list[dict[str, 
 
 
 ABLATED = ("gflowout", "gflowout-literal")
-AUDIT = register(
-    Experiment(
-        name="audit",
-        about="is q the posterior? every method, objective and policy against all masks of a toy",
-        datasets=("iris",),
-        methods=tuple(name for name in METHODS if create(name).stochastic),
-        configs=audit_configs,
-        run=run,
-        columns=("tv", "kl", "start_tv", "best_kl"),
-    )
-)
-ABLATION = register(
-    Experiment(
-        name="ablations",
-        about="the audit under one change at a time: temperature, label, width, depth",
-        datasets=("iris",),
-        methods=ABLATED,
-        configs=ablation_configs,
-        run=run,
-        columns=("tv", "kl", "start_tv", "best_kl"),
-    )
-)
+AUDIT = register(Experiment(
+    "audit", "is q the posterior? every method, objective and policy against all masks of a toy",
+    datasets=("iris",), methods=tuple(name for name in METHODS if create(name).stochastic),
+    configs=audit_configs, run=run, columns=("tv", "kl", "start_tv", "best_kl"),
+))  # fmt: skip
+ABLATION = register(Experiment(
+    "ablations", "the audit under one change at a time: temperature, label, width, depth",
+    datasets=("iris",), methods=ABLATED, configs=ablation_configs, run=run,
+    columns=("tv", "kl", "start_tv", "best_kl"),
+))  # fmt: skip

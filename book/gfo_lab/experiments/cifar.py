@@ -1,59 +1,30 @@
 """CIFAR under shift: every method on a ResNet-18, and one change at a time."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch import Tensor
 
-from gfo import data
-from gfo.core.attached import Attached
+import gfo
 from gfo.core.batch import pick_device
-from gfo.core.ensemble import Ensemble
-from gfo.core.predict import sample_logits
 from gfo.core.registry import Registry
-from gfo.data import Splits
 from gfo.data.corruptions import CORRUPTIONS, SEVERITIES
 from gfo.data.published import has_cifar_c
 from gfo.evaluate.metrics import evaluate, selective_accuracy
 from gfo.evaluate.uncertainty import SCORES, detection
 from gfo.train.batchnorm import reestimate
 from gfo.train.recipe import AUGMENTS, LEARNING_RATES, recipe
+from gfo_lab import declared
 from gfo_lab.experiments.digits import COVERAGES, EVERY, rotated
 from gfo_lab.experiments.job import Experiment, Job, base_config, register
 from gfo_lab.experiments.training import fitted
-from gfo_lab.experiments.variations import Changes, changes_of, vary, with_configs
+from gfo_lab.experiments.variations import Changes, vary, with_configs
 
-# What a profile means here beyond its budget. width, blocks: of the network. rates: peak learning
-# rates that differ from `fit`'s. sizes: training, validation and tuning images of CIFAR. clean,
-# images: test images unshifted, and in each shifted set. statistics: training images on which
-# BatchNorm is re-estimated. Other entries replace the budget's.
-SETUPS = Registry("profile of the CIFAR experiments")
-SETUPS["quick"] = dict(
-    width=8, blocks=[1, 1, 1], rates={"backbone": 0.2}, sizes=[1000, 200, 200],
-    clean=200, images=100, statistics=1000, epochs=6, batch=32, samples=10,
-)  # fmt: skip
-SETUPS["reduced"] = dict(
-    width=16, blocks=[2, 2, 2, 2], rates={"backbone": 0.1}, sizes=[24_000, 500, 500],
-    clean=4000, images=1000, statistics=5000, bf16=True,
-)  # fmt: skip
-# For a GPU: large batches, since a small one takes as long, the time to launch its many kernels.
-# Rates of `fit` are for batches of 128: here four times for SGD, twice for Adam (the square root).
-SETUPS["full"] = dict(
-    width=64, blocks=[2, 2, 2, 2], rates={"backbone": 0.4, "masks": 2e-3, "log_z": 2e-2},
-    sizes=[45_000, 2500, 2500], clean=10_000, images=1000, statistics=10_000, bf16=True,
-    epochs=20, batch=512,
-)  # fmt: skip
+ABOUT = declared(__file__)
+SETUPS = Registry("profile of the CIFAR experiments", ABOUT["setups"])
 SETUPS["long"] = {k: v for k, v in SETUPS["full"].items() if k != "epochs"}  # the budget's 60
-
-# Where a method departs from its own defaults. hidden: generators of 24 units hold less than 5 %
-# of the backbone's weights at width 64. repeats: half as many, for the time they take.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "mc-improved": {"repeats": 2}, "contextual": {"hidden": 24}, "ensemble": {"members": 3},
-    "gflowout": {"hidden": 24}, "gflowout-literal": {"hidden": 24}, "id-gflowout": {"hidden": 24},
-}  # fmt: skip
+SETTINGS: dict[str, dict[str, Any]] = ABOUT["settings"]
 SITES = {"mc-improved": "*bn?"}  # behind every convolution; the others mask each block once
 OUTSIDE = {
     "cifar10": ("svhn", "cifar100", "digits", "noise"),
@@ -83,18 +54,13 @@ def configuration(dataset: str, method: str, profile: str) -> dict[str, Any]:
     return config | {"patience": config["epochs"]}
 
 
-def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
-    """One configuration per method."""
-    return [configuration(dataset, method, profile)]
-
-
 def run(job: Job) -> dict[str, Any]:
     """Train and measure; accuracies and shares in [0, 1], nll in nats. Test images and their
     changes are the same for every method and seed."""
     splits, config = job.splits(), job.config
     if has_cifar_c(job.dataset, job.root):  # before an hour of training, not behind it
         for name in CORRUPTIONS:
-            data.cifar_c(job.dataset, name, 1, job.root)
+            gfo.data.cifar_c(job.dataset, name, 1, job.root)
     net, histories = fitted(splits, job)
     found = {"epochs": sum(map(len, histories)), "bf16": recipe(config, job.device)["bf16"]}
     found["batchnorm"] = settle(net, splits, job)
@@ -108,17 +74,19 @@ def run(job: Job) -> dict[str, Any]:
     return found | outside(net, logits[:, some], splits, job)
 
 
-def logits_of(net: Attached | Ensemble, x: Tensor, job: Job) -> Tensor:
+def logits_of(net: gfo.Attached | gfo.Ensemble, x: Tensor, job: Job) -> Tensor:
     """Logits (S, B, K) under the masks of the test."""
     memory = MEMORY.get(pick_device(job.device).type)
-    return sample_logits(net, x, job.config["samples"], memory=memory)
+    return gfo.sample_logits(net, x, job.config["samples"], memory=memory)
 
 
-def members(net: Attached | Ensemble) -> list[Attached]:
-    return list(net.nets) if isinstance(net, Ensemble) else [net]
+def members(net: gfo.Attached | gfo.Ensemble) -> list[gfo.Attached]:
+    return list(net.nets) if isinstance(net, gfo.Ensemble) else [net]
 
 
-def settle(net: Attached | Ensemble, splits: Splits, job: Job) -> dict[str, dict[str, float]]:
+def settle(
+    net: gfo.Attached | gfo.Ensemble, splits: gfo.data.Splits, job: Job
+) -> dict[str, dict[str, float]]:
     """Re-estimate BatchNorm's statistics under test-time masks, and say what that changed: scores
     under the statistics of the training ("trained") and after ("tested"), on the same images."""
     x, y = (part[: job.config["images"]] for part in splits.test)
@@ -140,7 +108,7 @@ def scores(net, logits: Tensor, y: Tensor, suffix: str = "") -> dict[str, Any]:
     return {name + suffix: value for name, value in (evaluate(probs, y) | selective).items()}
 
 
-def corrupted(net, splits: Splits, job: Job) -> dict[str, Any]:
+def corrupted(net, splits: gfo.data.Splits, job: Job) -> dict[str, Any]:
     """Scores by severity, under the official arrays where they lie under root, else our own."""
     official = has_cifar_c(job.dataset, job.root)
     x, y = (part[: job.config["images"]] for part in splits.test)
@@ -149,22 +117,22 @@ def corrupted(net, splits: Splits, job: Job) -> dict[str, Any]:
         rows = []
         for severity in SEVERITIES:
             if official:
-                changed = data.cifar_c(job.dataset, name, severity, job.root)[0][: len(x)]
+                changed = gfo.data.cifar_c(job.dataset, name, severity, job.root)[0][: len(x)]
             else:
-                changed = data.corrupt(raw, name, severity)
+                changed = gfo.data.corrupt(raw, name, severity)
             logits = logits_of(net, splits.normalised(changed), job)
             rows.append(evaluate(net.likelihood.probs(logits).mean(0), y))
         found |= {f"{key}_by_{name}": [row[key] for row in rows] for key in rows[0]}
     return found
 
 
-def outside(net, inside: Tensor, splits: Splits, job: Job) -> dict[str, Any]:
+def outside(net, inside: Tensor, splits: gfo.data.Splits, job: Job) -> dict[str, Any]:
     """Every uncertainty score against every set outside; inside: logits (S, n, K) of test images.
     Sets whose files are not there are named in "missing"."""
     found: dict[str, Any] = {"outside": {}, "missing": []}
     for name in OUTSIDE[job.dataset]:
         try:
-            x = data.outside(name, splits, job.config["images"], job.root)
+            x = gfo.data.outside(name, splits, job.config["images"], job.root)
         except FileNotFoundError:
             found["missing"].append(name)
             continue
@@ -175,17 +143,10 @@ def outside(net, inside: Tensor, splits: Splits, job: Job) -> dict[str, Any]:
     return found
 
 
-CIFAR = register(
-    Experiment(
-        name="cifar",
-        about="ResNet-18 on CIFAR: rotation, three corruptions by severity, sets from outside",
-        datasets=tuple(OUTSIDE),
-        methods=EVERY,
-        configs=configs,
-        run=run,
-        columns=("accuracy", "accuracy_rotated", "nll", "nll_rotated", "ece"),
-    )
-)
+CIFAR = register(Experiment(
+    "cifar", "ResNet-18 on CIFAR: rotation, three corruptions by severity, sets from outside",
+    datasets=tuple(OUTSIDE), methods=EVERY, configs=lambda *about: [configuration(*about)], run=run,
+))  # fmt: skip
 
 FIGURE_5 = "BatchNorm–Conv–BatchNorm–Conv"
 KEPT = "keep 0.9"
@@ -194,18 +155,17 @@ ON_POLICY = "keep 0.9, on-policy"  # the paper's q~ pulls a rate toward one half
 ORDER: Changes = {FIGURE_5: {"order": "bn-conv"}}
 MORE: Changes = {KEPT: {"method": {"keep": 0.9}}}
 EXACTLY: Changes = {ON_POLICY: {"method": {"keep": 0.9, "temperature": 1.0, "random": 0.0}}}
-CHANGES: dict[str, Changes] = {
+CHANGES = Registry("method with variations", {
     "random": ORDER | MORE,
     "deterministic": ORDER,
     "contextual": MORE,
     "gflowout": ORDER | MORE | EXACTLY,
-}
+})  # fmt: skip
 
 
 def variants(dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
     """Full configs of all changes of `method` by name. ValueError where it has none."""
-    changes = changes_of(method, CHANGES, __name__)
-    return vary(method, configuration(dataset, method, profile), changes)
+    return vary(method, configuration(dataset, method, profile), CHANGES[method])
 
 
 def recorded(change: str, dataset: str, profile: str, out: Path | None = None) -> pd.DataFrame:
@@ -219,19 +179,9 @@ def recorded(change: str, dataset: str, profile: str, out: Path | None = None) -
     return with_configs("cifar-variations", configs, out, dataset=dataset, profile=profile)
 
 
-def variation_configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
-    """One configuration per change."""
-    return list(variants(dataset, method, profile).values())
-
-
-CIFAR_VARIATIONS = register(
-    Experiment(
-        name="cifar-variations",
-        about="one change at a time on CIFAR: the block of Figure 5, the rate; measured as `cifar`",
-        datasets=tuple(OUTSIDE),
-        methods=tuple(CHANGES),
-        configs=variation_configs,
-        run=run,
-        columns=CIFAR.columns,
-    )
-)
+CIFAR_VARIATIONS = register(Experiment(
+    "cifar-variations",
+    "one change at a time on CIFAR: the block of Figure 5, the rate; measured as `cifar`",
+    datasets=tuple(OUTSIDE), methods=tuple(CHANGES), run=run,
+    configs=lambda *about: list(variants(*about).values()),
+))  # fmt: skip

@@ -1,34 +1,19 @@
 """Digits, clean and turned: one trained network, and five ways to look at it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
-from gfo import data
-from gfo.audit.diagnose import diagnose
-from gfo.core.attached import Attached
-from gfo.core.ensemble import Ensemble
+import gfo
 from gfo.core.noise import generator
-from gfo.core.predict import sample_logits
-from gfo.data import Splits
-from gfo.evaluate import uncertainty
-from gfo.evaluate.masks import (
-    correlations,
-    distances,
-    layer_dependence,
-    policy_divergences,
-    predictive_nll,
-)
-from gfo.evaluate.metrics import evaluate, reliability, selective_accuracy
-from gfo.methods import create
+from gfo.data.transforms import add_noise, rotated
+from gfo.evaluate import masks, uncertainty
+from gfo.evaluate.metrics import evaluate, reliability, scored, selective_accuracy
 from gfo_lab.experiments import search
 from gfo_lab.experiments.job import Experiment, Job, base_config, register
-from gfo_lab.experiments.training import fitted, mean_loss, probabilities, scored
+from gfo_lab.experiments.training import fitted, mean_loss, probabilities
 
 DIGITS = ("mnist", "digits")  # images of 28×28
 ANGLES = tuple(map(float, range(0, 360, 15)))  # 24 of them
@@ -49,20 +34,6 @@ def default_configs(dataset: str, method: str, profile: str) -> list[dict[str, A
     return [search.MLP | base_config(method, profile)]
 
 
-def rotated(splits: Splits) -> Tensor:
-    """The test images, each turned by its own angle: uniform on 0–360°, the same draw for every
-    method and seed."""
-    x = splits.test[0]
-    angles = 360 * torch.rand(len(x), generator=generator(0, "rotation"))
-    return splits.shifted(x, lambda raw: data.rotate(raw, angles))
-
-
-def add_noise(raw: Tensor, sigma: float) -> Tensor:
-    """Gaussian pixel noise, the same draw for every method and severity, clipped to [0, 1]."""
-    noise = torch.randn(raw.shape, generator=generator(0, "pixel noise"))
-    return (raw + sigma * noise).clamp(0, 1)
-
-
 def run_rotation(job: Job) -> dict[str, Any]:
     """Train one network, or the members of an ensemble. Scores on clean and rotated test images,
     nats moved, and where training stopped; accuracies in [0, 1], nll in nats."""
@@ -74,24 +45,17 @@ def run_rotation(job: Job) -> dict[str, Any]:
         scores = scored(probabilities(net, images, job.config["samples"]), y)
         kept = {k: v for k, v in scores.items() if k == "accuracy_one_mask" or "one_mask" not in k}
         found |= {name + suffix: value for name, value in kept.items()}
-    if isinstance(net, Attached):
-        found |= policy_divergences(net, x[:1000], y[:1000])
+    if isinstance(net, gfo.Attached):
+        found |= masks.policy_divergences(net, x[:1000], y[:1000])
     best = [h.loc[h["valid_nll"].idxmin()] for h in histories]
     found["best_epoch"] = round(pd.DataFrame(best).mean()["epoch"])
     return found | mean_loss(histories, best)
 
 
-ROTATION = register(
-    Experiment(
-        name="rotation",
-        about="MLP under each method's defaults; test images turned by uniform angles",
-        datasets=DIGITS,
-        methods=MASKED,
-        configs=default_configs,
-        run=run_rotation,
-        columns=("accuracy", "accuracy_rotated", "nll", "nll_rotated", "ece"),
-    )
-)
+ROTATION = register(Experiment(
+    "rotation", "MLP under each method's defaults; test images turned by uniform angles",
+    datasets=DIGITS, methods=MASKED, configs=default_configs, run=run_rotation,
+))  # fmt: skip
 
 
 def tuned_configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
@@ -109,44 +73,35 @@ def run_table1(job: Job) -> dict[str, Any]:
     return found | {"epochs": sum(map(len, histories))}
 
 
-def shifts(net: Attached | Ensemble, splits: Splits, samples: int) -> dict[str, Any]:
-    """Scores on clean and rotated images, and by angle and noise."""
+def shifts(net: gfo.Attached | gfo.Ensemble, splits: gfo.data.Splits, samples: int) -> dict:
+    """Scores on clean and rotated images, and with doubt by angle and by noise."""
     x, y = splits.test
     found: dict[str, Any] = {}
+
+    def by_severity(name: str, severities: tuple, change: Callable, count: int = len(y)) -> None:
+        rows = []
+        for severity in severities:
+            images = splits.shifted(x[:count], lambda raw, s=severity: change(raw, s))
+            logits = gfo.sample_logits(net, images, samples)  # (S, B, K)
+            doubt = {
+                "entropy": float(uncertainty.entropy(logits).mean()),
+                "mutual_information": float(uncertainty.mutual_information(logits).mean()),
+            }
+            rows.append(evaluate(net.likelihood.probs(logits).mean(0), y[:count]) | doubt)
+        for metric in ("accuracy", "nll", "entropy", "mutual_information"):
+            found[f"{metric}_by_{name}"] = [row[metric] for row in rows]
+
     for suffix, images in (("", x), ("_rotated", rotated(splits))):
         single = probabilities(net, images, samples)
         found |= {k + suffix: v for k, v in scored(single, y).items()}
         found["selective" + suffix] = selective_accuracy(single.mean(0), y, COVERAGES)
         found["reliability" + suffix] = reliability(single.mean(0), y)
-    found |= by_severity(net, splits, "angle", ANGLES, data.rotate, samples, ANGLE_IMAGES)
-    return found | by_severity(net, splits, "noise", NOISE, add_noise, samples, len(y))
+    by_severity("angle", ANGLES, gfo.data.rotate, ANGLE_IMAGES)
+    by_severity("noise", NOISE, add_noise)
+    return found
 
 
-def by_severity(
-    net: Attached | Ensemble,
-    splits: Splits,
-    name: str,
-    severities: tuple[float, ...],
-    change: Callable[[Tensor, float], Tensor],
-    samples: int,
-    count: int,
-) -> dict[str, list[float]]:
-    """Scores and doubt on the first `count` test images under each severity of a change."""
-    x, y = (part[:count] for part in splits.test)
-    rows = []
-    for severity in severities:
-        images = splits.shifted(x, lambda raw, s=severity: change(raw, s))
-        logits = sample_logits(net, images, samples)  # (S, B, K)
-        doubt = {
-            "entropy": float(uncertainty.entropy(logits).mean()),
-            "mutual_information": float(uncertainty.mutual_information(logits).mean()),
-        }
-        rows.append(evaluate(net.likelihood.probs(logits).mean(0), y) | doubt)
-    metrics = ("accuracy", "nll", "entropy", "mutual_information")
-    return {f"{metric}_by_{name}": [row[metric] for row in rows] for metric in metrics}
-
-
-def by_masks(net: Attached | Ensemble, splits: Splits) -> dict[str, list[float]]:
+def by_masks(net: gfo.Attached | gfo.Ensemble, splits: gfo.data.Splits) -> dict[str, list[float]]:
     """Clean scores against the number of averaged masks."""
     x, y = splits.test
     single = probabilities(net, x, max(MASKS))
@@ -154,22 +109,15 @@ def by_masks(net: Attached | Ensemble, splits: Splits) -> dict[str, list[float]]
     return {f"{m}_by_masks": [s[m] for s in scores] for m in ("accuracy", "nll")}
 
 
-TABLE1 = register(
-    Experiment(
-        name="table1",
-        about="Table 1's MNIST rows and beyond: every method tuned; angles, noise, reliability",
-        datasets=DIGITS,
-        methods=EVERY,
-        configs=tuned_configs,
-        run=run_table1,
-        columns=("accuracy", "accuracy_rotated", "nll", "nll_rotated", "ece"),
-    )
-)
+TABLE1 = register(Experiment(
+    "table1", "Table 1's MNIST rows and beyond: every method tuned; angles, noise, reliability",
+    datasets=DIGITS, methods=EVERY, configs=tuned_configs, run=run_table1,
+))  # fmt: skip
 
 
 def masked_configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
     """As `rotation`; ValueError for a method that draws no masks."""
-    if not create(method).stochastic:
+    if not gfo.methods.create(method).stochastic:
         raise ValueError(f"{method} draws no masks: there is nothing to look at")
     return default_configs(dataset, method, profile)
 
@@ -182,29 +130,23 @@ def run_masks(job: Job) -> dict[str, Any]:
     x, y = (part[:POINTS] for part in splits.test)
     noise = torch.randn(x.shape, generator=generator(seed, "pixel noise"))
     noisy = splits.shifted(x, lambda raw: (raw + 0.5 * noise).clamp(0, 1))
-    found: dict[str, Any] = {"points": len(y), **policy_divergences(net, x, y)}
+    found: dict[str, Any] = {"points": len(y), **masks.policy_divergences(net, x, y)}
     for name, images in {"clean": x, "rotated": rotated(splits)[:POINTS], "noisy": noisy}.items():
-        for measure in (distances, predictive_nll):
+        for measure in (masks.distances, masks.predictive_nll):
             figures = measure(net, images, y, seed=seed)
             found |= {f"{key}_{name}": value for key, value in figures.items()}
-    found["dependence"] = layer_dependence(net, x, y, seed=seed)
+    found["dependence"] = masks.layer_dependence(net, x, y, seed=seed)
     if net.method.q is not None:
         # one posterior for the data set is that of the data it was trained on
-        look, masks = (splits.train, 32) if net.method.shared else ((x, y), 256)
-        found |= correlations(net, *look, masks=masks, seed=seed)
-        table = diagnose(net, *look, samples=masks)[["value", "error", "flag"]]
+        look, count = (splits.train, 32) if net.method.shared else ((x, y), 256)
+        found |= masks.correlations(net, *look, masks=count, seed=seed)
+        table = gfo.diagnose(net, *look, samples=count)[["value", "error", "flag"]]
         found["diagnose"] = table.T.to_dict()
     return found
 
 
-MASKS_LOOKED_AT = register(
-    Experiment(
-        name="masks",
-        about="what the masks of `rotation`'s networks do: A.2, Figure 6, nats, bounds",
-        datasets=DIGITS,
-        methods=MASKED,
-        configs=masked_configs,
-        run=run_masks,
-        columns=("nll_p_clean", "nll_q_clean", "correlation_data"),
-    )
-)
+MASKS_LOOKED_AT = register(Experiment(
+    "masks", "what the masks of `rotation`'s networks do: A.2, Figure 6, nats, bounds",
+    datasets=DIGITS, methods=MASKED, configs=masked_configs, run=run_masks,
+    columns=("nll_p_clean", "nll_q_clean", "correlation_data"),
+))  # fmt: skip

@@ -1,7 +1,5 @@
 """Mortality in hospitals that were not trained on: the stand-in for the paper's Table 4."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,40 +8,30 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gfo.data import Splits
+import gfo
 from gfo.evaluate import metrics
-from gfo.evaluate.metrics import evaluate
 from gfo.evaluate.plots import LABELS
+from gfo.train.checkpoint import one_by_one
 from gfo_lab import records
+from gfo_lab.experiments import icu_tune as tuning
 from gfo_lab.experiments.digits import EVERY
-from gfo_lab.experiments.icu_tune import (
-    BASELINES,
-    WARDS,
-    balanced,
-    chosen,
-    configuration,
-    one_by_one,
-    predictor,
-    split_of,
-    study,
-)
 from gfo_lab.experiments.job import Experiment, Job, register
 
 COHORTS = ({}, {"min_hours": 24})  # all stays; those of a day and more
 SPLITS = {"full": 20}
 
 
-METHODS = (*BASELINES, *EVERY)
+METHODS = (*tuning.BASELINES, *EVERY)
 
 
 def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
     """Under the settings that the search on other splits chose (full profile), or the first of the
     method's space (others): one configuration per cohort."""
     full = profile == "full"
-    point = chosen(method, dataset) if full else default(method)
+    point = tuning.chosen(method, dataset) if full else default(method)
     cohorts = COHORTS if full else COHORTS[:1]
     return [
-        configuration(method, point, profile, **rules) | {"splits": SPLITS.get(profile, 3)}
+        tuning.configuration(method, point, profile, **rules) | {"splits": SPLITS.get(profile, 3)}
         for rules in cohorts
     ]
 
@@ -53,13 +41,14 @@ def run(job: Job) -> dict[str, Any]:
     table of rules. Test hospitals are scored once, at the end."""
 
     def one(number: int) -> dict[str, Any]:
-        splits = split_of(job, number)
-        return sizes(splits) | measure(splits, predictor(splits, job, number), job)
+        splits = tuning.split_of(job, number)
+        return sizes(splits) | measure(splits, tuning.predictor(splits, job, number), job)
 
-    rows = one_by_one(job, range(job.config["splits"]), one)
+    numbers = range(job.config["splits"])
+    rows = one_by_one(numbers, one, job.partial, job.method, job.progress)
     found: dict[str, Any] = {key: [row[key] for row in rows] for key in rows[0]}
     if job.method == "majority":  # once is enough
-        made = study(job.dataset, job.root, tuple(sorted(job.config["cohort"].items())))
+        made = tuning.study(job.dataset, job.root, tuple(sorted(job.config["cohort"].items())))
         found["counts"] = made.counts.to_dict("records")
         found["cohort"] = {
             "stays": len(made.stays), "deaths": int(made.stays["died"].sum()),
@@ -69,18 +58,11 @@ def run(job: Job) -> dict[str, Any]:
     return found
 
 
-ICU = register(
-    Experiment(
-        name="icu",
-        about="ICU mortality across hospitals: every method on the same splits; Table 4's stand-in",
-        datasets=WARDS,
-        methods=METHODS,
-        configs=configs,
-        run=run,
-        baselines=BASELINES,
-        columns=("f1_macro", "auroc", "nll"),
-    )
-)
+ICU = register(Experiment(
+    "icu", "ICU mortality across hospitals: every method on the same splits; Table 4's stand-in",
+    datasets=tuning.WARDS, methods=METHODS, configs=configs, run=run, baselines=tuning.BASELINES,
+    columns=("f1_macro", "auroc", "nll"),
+))  # fmt: skip
 
 
 def recorded(dataset: str, min_hours: int = 0, out: Path | None = None) -> pd.DataFrame:
@@ -107,7 +89,7 @@ def default(method: str) -> dict[str, Any]:
     return {"C": 0.03} if method == "logistic" else {}
 
 
-def sizes(splits: Splits) -> dict[str, int]:
+def sizes(splits: gfo.data.Splits) -> dict[str, int]:
     """Stays and deaths by part, and the drugs that are inputs."""
     found = {"inputs": splits.train[0].shape[1]}
     for part in ("train", "valid", "test"):
@@ -116,7 +98,7 @@ def sizes(splits: Splits) -> dict[str, int]:
     return found
 
 
-def measure(splits: Splits, predict, job: Job) -> dict[str, float]:
+def measure(splits: gfo.data.Splits, predict, job: Job) -> dict[str, float]:
     """On the test hospitals. Plain names: decisions at threshold 0.5; "_valid": at the threshold of
     highest macro F1 on the validation hospitals. nll (nats), brier and ece of the probabilities as
     trained, and "_freed" from the class weights."""
@@ -126,9 +108,9 @@ def measure(splits: Splits, predict, job: Job) -> dict[str, float]:
     at_valid = metrics.decisions(p, truth, threshold)
     found = metrics.ranking(p, truth) | metrics.decisions(p, truth) | {"threshold_valid": threshold}
     found |= {f"{name}_valid": value for name, value in at_valid.items()}
-    weights = balanced(splits.train[1]) if job.config.get("class_weights") else (1.0, 1.0)
+    weights = tuning.balanced(splits.train[1]) if job.config.get("class_weights") else (1.0, 1.0)
     for suffix, q in (("", p), ("_freed", metrics.without_weights(p, weights))):
         both = torch.from_numpy(np.stack([1 - q, q], 1))
-        scores = evaluate(both, y)
+        scores = metrics.evaluate(both, y)
         found |= {f"{name}{suffix}": scores[name] for name in ("nll", "brier", "ece")}
     return found

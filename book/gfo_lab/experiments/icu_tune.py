@@ -1,10 +1,7 @@
 """ICU mortality: one fit on one hospital split, and the same small search for every method."""
 
-from __future__ import annotations
-
 import functools
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,13 +10,10 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from gfo.core.files import write_atomically
-from gfo.core.likelihood import Categorical
+import gfo
 from gfo.core.noise import derive
-from gfo.core.predict import predict
-from gfo.data import Splits
+from gfo.train.checkpoint import one_by_one
 from gfo_lab.experiments import search
 from gfo_lab.experiments.job import Experiment, Job, register
 from gfo_lab.experiments.training import fitted
@@ -56,7 +50,7 @@ def study(dataset: str, root: str | Path | None, rules: tuple) -> Cohort:
     return cohort(dataset, root, **dict(rules))
 
 
-def split_of(job: Job, number: int) -> Splits:
+def split_of(job: Job, number: int) -> gfo.data.Splits:
     """Split `number` of the config's cohort: the same for every method and seed."""
     made = study(job.dataset, job.root, tuple(sorted(job.config["cohort"].items())))
     return by_hospital(made, draw_parts(made, number), min_stays=job.config["min_stays"])
@@ -67,7 +61,7 @@ def balanced(y: Tensor) -> list[float]:
     return (len(y) / (2 * torch.bincount(y, minlength=2))).tolist()
 
 
-def predictor(splits: Splits, job: Job, number: int) -> Callable[[Tensor], np.ndarray]:
+def predictor(splits: gfo.data.Splits, job: Job, number: int) -> Callable[[Tensor], np.ndarray]:
     """Train on one split; returns x (n, V) to the probability of death (n,), as trained, class
     weights included."""
     (x, y), config = splits.train, job.config
@@ -81,29 +75,14 @@ def predictor(splits: Splits, job: Job, number: int) -> Callable[[Tensor], np.nd
         seed=derive(job.seed, "split", number), checkpoint=None, progress=False,
         config=config | {"inputs": x.shape[1]},
     )  # fmt: skip
-    net, _ = fitted(splits, one, Categorical(balanced(y)))
-    return lambda x: predict(net, x, config["samples"])[:, 1].cpu().double().numpy()
-
-
-def one_by_one(job: Job, items: Sequence, work: Callable[[Any], Any]) -> list:
-    """[work(item) for item in items], with a bar. Each result (plain JSON) is kept at once beside
-    the job's checkpoint, so that a stopped run goes on with the item that it stopped in."""
-    file = job.checkpoint and job.checkpoint.with_suffix(".json")
-    done = json.loads(file.read_text()) if file and file.exists() else []
-    left = items[len(done) :]
-    bar = tqdm(left, job.method, len(items), False, initial=len(done), disable=not job.progress)
-    for item in bar:
-        done.append(work(item))
-        if file:
-            text = json.dumps(done)
-            write_atomically(file, lambda temporary, text=text: temporary.write_text(text))
-    return done
+    net, _ = fitted(splits, one, gfo.Categorical(balanced(y)))
+    return lambda x: gfo.predict(net, x, config["samples"])[:, 1].cpu().double().numpy()
 
 
 def weighted_nll(prob: np.ndarray, y: Tensor, weights: list[float]) -> float:
     """What early stopping watches too: mean −w_y log of the predictive at y, nats."""
     p = torch.from_numpy(np.stack([1 - prob, prob], 1))
-    return float(Categorical(weights).predictive_nll(p, y).mean())
+    return float(gfo.Categorical(weights).predictive_nll(p, y).mean())
 
 
 def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
@@ -123,24 +102,19 @@ def run(job: Job) -> dict[str, Any]:
         one = job._replace(config=config)
         return float(np.mean([valid_nll(split_of(one, i), one, i) for i in numbers]))
 
-    return {"tune_nll": one_by_one(job, job.config["grid"], score)}
+    return {
+        "tune_nll": one_by_one(job.config["grid"], score, job.partial, job.method, job.progress)
+    }
 
 
-ICU_TUNE = register(
-    Experiment(
-        name="icu-tune",
-        about="the search on the ICU cohort, by the validation hospitals of splits not reported",
-        datasets=WARDS,
-        methods=("logistic", *search.SPACES),
-        configs=configs,
-        run=run,
-        baselines=("logistic",),
-        columns=(),
-    )
-)
+ICU_TUNE = register(Experiment(
+    "icu-tune", "the search on the ICU cohort, by the validation hospitals of splits not reported",
+    datasets=WARDS, methods=("logistic", *search.SPACES), configs=configs, run=run,
+    baselines=("logistic",), columns=(),
+))  # fmt: skip
 
 
-def valid_nll(splits: Splits, job: Job, number: int) -> float:
+def valid_nll(splits: gfo.data.Splits, job: Job, number: int) -> float:
     x, y = splits.valid
     return weighted_nll(predictor(splits, job, number)(x), y, balanced(splits.train[1]))
 

@@ -1,15 +1,12 @@
 """What an experiment is, and what one run of it is asked to do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gfo import data
+import gfo
 from gfo.core.registry import Registry
-from gfo.methods import create
 from gfo.train.recipe import LEARNING_RATES
 from gfo_lab.profiles import budget
 
@@ -29,10 +26,15 @@ class Job(NamedTuple):
     checkpoint: Path | None = None
     progress: bool = True
 
+    @property
+    def partial(self) -> Path | None:
+        """A file beside the checkpoint for what a stopped run has already measured."""
+        return self.checkpoint and self.checkpoint.with_suffix(".json")
+
     def splits(self) -> Any:
         """The data set, split by the run's seed; config["data"] holds arguments of its own."""
         how = self.config.get("data", {})
-        return data.load(self.dataset, root=self.root, seed=self.seed, **how)
+        return gfo.data.load(self.dataset, root=self.root, seed=self.seed, **how)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Experiment:
             plain JSON; ValueError for a method that has no place here.
         run: `f(job)`: one run; returns its metrics, plain JSON.
         baselines: Rows that are no dropout methods.
-        columns: Metrics that the command's final table shows.
+        columns: Metrics that the command's final table shows, those that there are.
     """
 
     name: str
@@ -58,7 +60,7 @@ class Experiment:
     configs: Callable[[str, str, str], list[dict[str, Any]]]
     run: Callable[[Job], dict[str, Any]]
     baselines: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ("accuracy", "nll", "ece")
+    columns: tuple[str, ...] = ("accuracy", "accuracy_rotated", "nll", "nll_rotated", "ece")
 
 
 def register(experiment: Experiment) -> Experiment:
@@ -69,7 +71,7 @@ def register(experiment: Experiment) -> Experiment:
 
 def method_config(method: str, **own: Any) -> dict[str, Any]:
     """The arguments of a method, `own` ones and its defaults, as a config holds them."""
-    return create(method, **own).config
+    return gfo.methods.create(method, **own).config
 
 
 def base_config(method: str, profile: str, **own: Any) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """Where do the masks go? (q, p) epoch by epoch, without early stopping, over learning rates of the
 mask networks and likelihood exponents."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path
@@ -11,14 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gfo.core.files import write_atomically
+from gfo.core.files import write_json
 from gfo.evaluate.masks import policy_divergences
 from gfo.train.fit import fit, predictive_nll
-from gfo.train.recipe import LEARNING_RATES
+from gfo.train.recipe import LEARNING_RATES, make_net
 from gfo_lab.experiments.digits import DIGITS
 from gfo_lab.experiments.job import Experiment, Job, base_config, register
 from gfo_lab.experiments.search import MLP
-from gfo_lab.experiments.training import make_net
 
 GRID = [(rate, beta) for beta in (1.0, 10.0) for rate in (1e-3, 3e-3, 1e-2)]
 EPOCHS = 20  # twelve runs of a learning curve, not of a final score
@@ -48,7 +45,7 @@ def run(job: Job) -> dict[str, Any]:
     series: dict[str, list[float]] = {"p_moved": [], "q_from_p": [], "valid_nll": []}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = job.checkpoint or Path(folder) / "run.pt"
-        measured = checkpoint.with_suffix(".json")
+        measured = job.partial or checkpoint.with_suffix(".json")
         if measured.exists():
             series = json.loads(measured.read_text())
 
@@ -65,20 +62,13 @@ def run(job: Job) -> dict[str, Any]:
             series["p_moved"].append(float(np.sum(nats["p_moved"])))
             series["q_from_p"].append(float(np.sum(nats["q_from_p"])))
             series["valid_nll"].append(predictive_nll(net, splits.valid, config["samples"]))
-            write_atomically(measured, lambda path: path.write_text(json.dumps(series)))
+            write_json(measured, series)
         history = trained(config["epochs"])
     series |= {"tb": list(history["tb"]), "nll": list(history["nll"])}
     return {name: [round(v, 6) for v in values] for name, values in series.items()}
 
 
-PRIOR = register(
-    Experiment(
-        name="prior",
-        about="(q, p) epoch by epoch over learning rates of the masks and likelihood exponents",
-        datasets=DIGITS,
-        methods=METHODS,
-        configs=configs,
-        run=run,
-        columns=(),
-    )
-)
+PRIOR = register(Experiment(
+    "prior", "(q, p) epoch by epoch over learning rates of the masks and likelihood exponents",
+    datasets=DIGITS, methods=METHODS, configs=configs, run=run, columns=(),
+))  # fmt: skip

@@ -1,32 +1,18 @@
 """The same small search for every method: eight configurations, the same budget, chosen by negative
 log-likelihood on data for tuning. Test data are never touched."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from gfo.train.fit import predictive_nll
 from gfo.train.recipe import LEARNING_RATES
-from gfo_lab import records
+from gfo_lab import declared, records
 from gfo_lab.experiments.job import Experiment, Job, base_config, register
 from gfo_lab.experiments.training import fitted
 
 MLP = {"model": "mlp", "hidden": [300, 100]}  # the paper's on MNIST
-# Learning rate of the backbone, the rate or prior, and the method's own knob.
-RATES = (1e-3, 2e-3)
-GFLOWOUT = {"lr": RATES, "masks_lr": (1e-3, 1e-2), "beta": (1.0, 10.0)}
-SPACES: dict[str, dict[str, tuple]] = {
-    "deterministic": {"lr": (2e-4, 3e-4, 5e-4, 7e-4, 1e-3, 1.5e-3, 2e-3, 3e-3)},
-    "random": {"lr": RATES, "keep": (0.5, 0.7, 0.8, 0.9)},
-    "mc-improved": {"lr": RATES, "keep": (0.8, 0.9), "repeats": (2, 4)},
-    "concrete": {"lr": RATES, "keep": (0.5, 0.9), "temperature": (0.1, 0.5)},
-    "contextual": {"lr": RATES, "masks_lr": (1e-3, 1e-2), "keep": (0.5, 0.8)},
-    "gflowout": GFLOWOUT,
-    "gflowout-literal": GFLOWOUT,
-    "id-gflowout": {"lr": RATES, "masks_lr": (1e-3, 1e-2), "keep": (0.5, 0.8)},
-}
+SPACES: dict[str, dict[str, list]] = declared(__file__)
 SAME_AS = {"ensemble": "deterministic"}  # a member is that network
 GROUPS = {"backbone": "lr", "masks": "masks_lr"}  # of `fit`, by their name in a search space
 
@@ -90,14 +76,8 @@ def run(job: Job) -> dict[str, Any]:
     return {"tune_nll": round(nll, 6), "epochs": sum(map(len, histories))}
 
 
-TUNE = register(
-    Experiment(
-        name="tune",
-        about="the search on digits: eight configurations per method, by tuning NLL",
-        datasets=("mnist", "digits"),
-        methods=tuple(SPACES),
-        configs=configs,
-        run=run,
-        columns=("tune_nll", "epochs"),
-    )
-)
+TUNE = register(Experiment(
+    "tune", "the search on digits: eight configurations per method, by tuning NLL",
+    datasets=("mnist", "digits"), methods=tuple(SPACES), configs=configs, run=run,
+    columns=("tune_nll", "epochs"),
+))  # fmt: skip

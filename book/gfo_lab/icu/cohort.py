@@ -1,7 +1,5 @@
 """From eICU tables to a cohort: rules, each counted."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,21 +1,11 @@
 """Which drug an eICU row means: codes where there are any, names that vote for a code elsewhere."""
 
-from __future__ import annotations
-
 import pandas as pd
 
-# Words of an infusion's name that name no drug: carrier fluids, lines, packaging.
-FLUIDS = set(
-    "ns nss nacl sodium chloride normal half saline lr lactated ringer ringers dextrose water ivf "
-    "iv ivfluid ivfluids mivf miv main maintenance kvo tko plasmalyte plasma lyte sterile fluid "
-    "fluids bolus mf tf tube feeding plain line carrier premix std max infusion infused drip rate "
-    "volume ml with without and in for w ww meq amp ivpb bbag".split()
-)
-# Words of an order's name that say how a drug is packed or given.
-FORMS = set(
-    "inj injection tab tabs tablet cap caps capsule soln solution oral po iv im sc ud liq liquid "
-    "syringe syr vial bag pb mbp lvp premix supp pack packet bolus flush hcl sodium sulfate".split()
-)
+from gfo_lab import declared
+
+WORDS = declared(__file__, "words.toml")
+FLUIDS, FORMS = (set(WORDS[kind].split()) for kind in ("fluids", "forms"))
 
 
 def phrase(names: pd.Series) -> pd.Series:

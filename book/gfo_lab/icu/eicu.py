@@ -1,7 +1,5 @@
 """The eICU Collaborative Research Database (Pollard et al., 2018) and its open demo, as tables."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,25 +8,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from gfo.data.splits import data_root
+from gfo_lab import declared
 from gfo_lab.icu import synthetic
 
-# Table: the columns that are read. The demo's headers are the full release's; file names differ
-# in case (infusiondrug.csv.gz, infusionDrug.csv.gz).
-COLUMNS = {
-    "patient": (
-        "patientunitstayid", "uniquepid", "hospitalid", "hospitaldischargeyear",
-        "patienthealthsystemstayid", "unitvisitnumber", "unitdischargeoffset",
-        "unitdischargestatus", "hospitaldischargestatus",
-    ),
-    "medication": (
-        "patientunitstayid", "drugorderoffset", "drugstartoffset", "drugstopoffset",
-        "drugordercancelled", "drugname", "drughiclseqno",
-    ),
-    "infusiondrug": ("patientunitstayid", "infusionoffset", "drugname", "drugrate"),
-    "admissiondrug": ("patientunitstayid", "drugname", "drughiclseqno"),
-}  # fmt: skip
-TEXT = ("uniquepid", "drugordercancelled", "drugname", "drugrate")
-TEXT += ("unitdischargestatus", "hospitaldischargestatus")
+# Table: its columns that are read, each of "text" or of a "number".
+COLUMNS = declared(__file__, "columns.toml")
 CHUNK = 1_000_000  # rows: the full release's medication table has seven million
 
 
@@ -50,7 +34,7 @@ def chunks(where: Path, table: str) -> Iterator[pd.DataFrame]:
         known = pd.read_csv(path, nrows=0).columns
         if missing := [name for name in columns if name not in known]:
             raise ValueError(f"{path.name} lacks the column {', '.join(missing)}")
-        types = {name: str for name in columns if name in TEXT}
+        types = {name: str for name in columns if COLUMNS[table][name] == "text"}
         reader = pd.read_csv(path, usecols=columns, dtype=types, chunksize=CHUNK)
         for part in tqdm(reader, desc=f"reading {path.name}", unit="chunk", leave=False, delay=3):
             for name in columns:

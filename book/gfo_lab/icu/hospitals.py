@@ -1,7 +1,5 @@
 """Splits of a cohort by hospital: no hospital and no patient on both sides."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path

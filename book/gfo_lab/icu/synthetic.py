@@ -1,8 +1,6 @@
 """INVENTED intensive-care tables in eICU's format, for the built book and the tests. No number that
 comes out of them says anything about patients."""
 
-from __future__ import annotations
-
 import functools
 import tempfile
 from pathlib import Path
@@ -12,13 +10,7 @@ import pandas as pd
 
 NAME = "icu-synthetic"
 # Name, share of stays that get it, what one unit of severity adds to its log-odds.
-DRUGS = [
-    ("norepinephrine", 0.12, 1.6), ("vasopressin", 0.05, 1.8), ("propofol", 0.25, 0.6),
-    ("fentanyl citrate", 0.3, 0.4), ("sodium bicarbonate", 0.08, 1.2), ("heparin", 0.5, 0.0),
-    ("pantoprazole", 0.5, 0.1), ("morphine", 0.25, 0.3), ("furosemide", 0.3, 0.2),
-    ("metoprolol", 0.3, -0.4), ("aspirin", 0.35, -0.3), ("ondansetron", 0.4, -0.3),
-    ("acetaminophen", 0.5, -0.2), ("insulin", 0.4, 0.1), ("vancomycin", 0.25, 0.5),
-]  # fmt: skip
+DRUGS = pd.read_csv(Path(__file__).with_suffix(".csv"))
 OTHERS = 30  # drugs that say nothing
 TAILS = ("", " inj", " 10 mg po tabs", " 5 mg/ml iv soln")
 
@@ -65,15 +57,15 @@ def write(where: Path, stays: int, hospitals: int, seed: int) -> Path:
 
 def given(rng, severity, hospital, hospitals) -> tuple[np.ndarray, np.ndarray]:
     """(stay, drug) pairs."""
-    share = np.array([s for _, s, _ in DRUGS] + [0.1] * OTHERS)
-    slope = np.array([w for _, _, w in DRUGS] + [0.0] * OTHERS)
+    share = np.array([*DRUGS["share"]] + [0.1] * OTHERS)
+    slope = np.array([*DRUGS["slope"]] + [0.0] * OTHERS)
     habit = rng.normal(scale=0.7, size=(hospitals, len(share)))
     log_odds = np.log(share / (1 - share)) + slope * severity[:, None] + habit[hospital]
     return np.nonzero(rng.random(log_odds.shape) < 1 / (1 + np.exp(-log_odds)))
 
 
 def names_of(drug: np.ndarray) -> np.ndarray:
-    known = [name for name, _, _ in DRUGS] + [
+    known = [*DRUGS["name"]] + [
         f"drug {'abcdefghij'[k // 10]}{'abcdefghij'[k % 10]}" for k in range(OTHERS)
     ]
     return np.array(known, dtype=object)[drug]

@@ -1,8 +1,6 @@
 """Answers to VQA v2 as people give them: normal form, soft targets, leave-one-out accuracy
 (Antol et al., 2015; Goyal et al., 2017)."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,22 +9,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gfo_lab import declared
+
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
-NUMBERS = dict(
-    none="0", zero="0", one="1", two="2", three="3", four="4", five="5", six="6", seven="7",
-    eight="8", nine="9", ten="10",
-)  # fmt: skip
 ARTICLES = {"a", "an", "the"}
-# Written without their apostrophe they get it back; the evaluator's list is longer by rare forms.
-CONTRACTED = {
-    word.replace("'", ""): word
-    for word in (
-        "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he's "
-        "how's i'm i've isn't it'll let's might've must've mustn't o'clock she's should've "
-        "shouldn't that's there's they'd they'll they're they've wasn't we've weren't what's "
-        "where's who's won't would've wouldn't y'all you'd you'll you're you've"
-    ).split()
-}
+WORDS = declared(__file__, "words.toml")
+NUMBERS = WORDS["numbers"]
+CONTRACTED = {word.replace("'", ""): word for word in WORDS["contracted"].split()}
 
 
 def without_marks(text: str) -> str:

@@ -1,7 +1,5 @@
 """easy-VQA (Zhou, 2019): 48,248 questions about one coloured shape an image, from its wheel."""
 
-from __future__ import annotations
-
 import json
 from importlib import metadata
 from pathlib import Path

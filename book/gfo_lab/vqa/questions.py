@@ -1,7 +1,5 @@
 """Questions about images: words to numbers, and the parts of such a data set."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -33,7 +31,7 @@ class VisualQuestions:
     valid: tuple[Pair, Tensor] | Dataset
     test: tuple[Pair, Tensor] | Dataset
     answers: list[str]
-    words: Words
+    words: "Words"
     about: dict[str, pd.DataFrame]
 
     @property
@@ -53,7 +51,7 @@ class Words:
         self.number = {word: i for i, word in enumerate(words, UNKNOWN + 1)}
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> Words:
+    def of(cls, texts: Iterable[str]) -> "Words":
         """All words of some questions, in alphabetical order."""
         return cls(sorted({word for text in texts for word in tokens_of(text)}))
 

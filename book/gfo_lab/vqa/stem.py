@@ -1,7 +1,5 @@
 """Frozen image features: a small convolutional stem, taught what is in an image."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """VQA v2 (Goyal et al., 2017) from its official files and bottom-up image features."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path
