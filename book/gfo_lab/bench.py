@@ -41,8 +41,8 @@ def interleaved(
     least: float = SECONDS,
     bar: tqdm | None = None,
 ) -> pd.DataFrame:
-    """Seconds that each call takes, a row a round: in each of `pairs` rounds all are timed in turn,
-    from another start each time, so that what slows the machine for a while slows all of them."""
+    """Seconds that each call takes, one row per round: in each of `pairs` rounds all are timed in
+    turn, from another start each time, so that what slows the machine for a while slows all."""
     once = {name: seconds(call, 1, device) for name, call in calls.items()}
     repeats = {name: max(1, round(least / once[name])) for name in calls}
     names, rounds = list(calls), []
@@ -77,7 +77,7 @@ def compare(
     progress: bool = True,
     **gpu: bool,
 ) -> pd.DataFrame:
-    """What each method costs on `model`, a row a method, "plain" first.
+    """What each method costs on `model`, one row per method, "plain" first.
 
     step_ratio, predict_ratio: median over `pairs` rounds of a method's time by plain dropout's in
     the same round, for a training step and for a prediction from 20 masks; `_low` and `_high` are

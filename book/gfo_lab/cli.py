@@ -23,9 +23,12 @@ from gfo_lab.run import plan, run
 
 
 def show(frame: pd.DataFrame, as_json: bool, **how: Any) -> None:
-    """Print a table, or its rows as a JSON list with null for what is not there."""
+    """Print a table, or its rows as a JSON list with null for what is not there, or not finite."""
     if as_json:
-        rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+        there = frame.notna() & ~frame.isin(
+            [float("inf"), -float("inf")]
+        )  # JSON has no such number
+        rows = frame.astype(object).where(there, None).to_dict("records")
         print(json.dumps(rows, indent=1, default=str))
     else:
         print(frame.to_string(index=False, na_rep="", **how) if len(frame) else "no records")

@@ -186,7 +186,7 @@ def flops(call: Callable[[], Any]) -> int:
 
 def where_time_goes(side: Side, steps: int = 9) -> pd.DataFrame:
     """A training step by kind of operator, from torch's profiler: ms, in the quickest of `steps`
-    steps for each kind, and number of operators. The profiler's own cost is in the ms, a little an
+    steps for each kind, and number of operators. The profiler's own cost is in the ms, a little per
     operator."""
     activity = torch.profiler.ProfilerActivity
     wanted = [activity.CPU] + [activity.CUDA] * torch.cuda.is_available()

@@ -72,7 +72,7 @@ def level(theirs: float, ours: np.ndarray) -> str:
 
 
 def entries(table: str, out: Path | None = None) -> pd.DataFrame:
-    """One row a number of the paper's `table`, and below them the methods that only we ran:
+    """One row per number of the paper's `table`, and below them the methods that only we ran:
 
     setting, metric, method, paper; ours, se, n, profile, device; paper_difference, difference, low,
     high to the reference row; verdict; deviations. Units are the paper's. A row without records has
@@ -123,7 +123,7 @@ def speaking(experiment: str | None, dataset: str, metric: str, out: Path | None
 
 
 def scores(block: pd.DataFrame, found: pd.DataFrame, about: Table, metric: str) -> pd.DataFrame:
-    """Ours for one setting and metric, a row a method of ours."""
+    """Ours for one setting and metric, one row per method of ours."""
     theirs = block.dropna(subset="paper").set_index("ours_method")["paper"]
     reference = METHODS[about.reference]
     values = found.assign(value=about.scale * found["value"].astype(float))

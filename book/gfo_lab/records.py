@@ -1,4 +1,4 @@
-"""Records: one small JSON file a finished run, written at once, and tables made of them.
+"""Records: one small JSON file per finished run, written at once, and tables made of them.
 
 A record's identity is (experiment, dataset, method, seed, profile, hash of config), and its file
 name spells it: the same identity is skipped on a second run, and a table refuses to mix
@@ -178,8 +178,8 @@ def summary(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
 
 
 def told(frame: pd.DataFrame, heads: dict[str, str]) -> pd.DataFrame:
-    """`summary` to be read: a row a method, n, and each metric as "mean ± standard error" under the
-    heading that `heads` has for it."""
+    """`summary` to be read: one row per method, n, and each metric as "mean ± standard error" under
+    the heading that `heads` has for it."""
     table = summary(frame, list(heads)).set_index("method")
     pairs = {head: table[[metric, f"{metric}_se"]].to_numpy() for metric, head in heads.items()}
     text = {head: [f"{m:.4f} ± {s:.4f}" for m, s in rows] for head, rows in pairs.items()}

@@ -86,7 +86,7 @@ def origin(how: How) -> str:
 
 
 def clear(checkpoint: Path) -> None:
-    """Remove a run's checkpoints, one a member of an ensemble."""
+    """Remove a run's checkpoints, one per member of an ensemble."""
     for left in checkpoint.parent.glob(f"{checkpoint.stem}.*"):
         left.unlink()
 

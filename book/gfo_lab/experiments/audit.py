@@ -34,7 +34,7 @@ ABLATIONS: dict[str, tuple[str, dict]] = {
     "q without earlier masks": ("gflowout", dict(earlier=False)),
     "reads h before the layer": ("gflowout", dict(activation="before")),
     "kept units rescaled": ("gflowout", dict(rescale=True)),
-    "one mask a step": ("gflowout", dict(masks=1)),
+    "one mask per step": ("gflowout", dict(masks=1)),
     "learned prior, KL": ("gflowout", dict(prior=None)),
     "learned prior, literal": ("gflowout-literal", dict(prior=None)),
     "unit-wise": ("gflowout", UNITWISE),
@@ -66,7 +66,7 @@ def configuration(
 
 @functools.lru_cache(maxsize=4)
 def network(hidden: tuple[int, ...], points: int, seed: int, labels: str, stern: bool) -> toys.Toy:
-    """The toy of a configuration, trained once a process."""
+    """The toy of a configuration, trained once per process."""
     make = trial.stern_toy if stern else lambda h, p, s: (toys.toy(h, points=p, seed=s),)
     toy = make(hidden, points, seed)[0]
     if labels == "own":

@@ -192,7 +192,7 @@ def asked(
 
 
 def scores(probs: Tensor, y: Tensor, table: pd.DataFrame) -> dict[str, Any]:
-    """evaluate's, accuracy by kind of question, and right answers an image as base-36 digits."""
+    """evaluate's, accuracy by kind of question, and right answers per image as base-36 digits."""
     right = (probs.argmax(1) == y).double().numpy()
     image = table["image"].to_numpy()
     found: dict[str, Any] = evaluate(probs, y)

@@ -73,7 +73,7 @@ def recorded(dataset: str, min_hours: int = 0, out: Path | None = None) -> pd.Da
 
 
 def means(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Means over splits and seeds of list-valued `columns`, a row a method in the order of
+    """Means over splits and seeds of list-valued `columns`, one row per method in the order of
     `METHODS`; "seeds" says how many there are."""
     rows = {}
     for method in METHODS:

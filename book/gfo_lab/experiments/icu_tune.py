@@ -46,7 +46,7 @@ def space(method: str) -> list[dict[str, Any]]:
 
 @functools.lru_cache(maxsize=4)
 def study(dataset: str, root: str | Path | None, rules: tuple) -> Cohort:
-    """The cohort of a config, read once a process."""
+    """The cohort of a config, read once per process."""
     return cohort(dataset, root, **dict(rules))
 
 

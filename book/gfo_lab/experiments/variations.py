@@ -17,7 +17,7 @@ Changes = Mapping[str, dict[str, Any]]  # name of the change: what differs, see 
 ABOUT = declared(__file__)
 CHANGES = Registry("method with variations", ABOUT["changes"])
 STARTS: Changes = ABOUT["starts"]
-CONTROLS = ("VarGrad, two masks a step", "unit-wise policy")
+CONTROLS = ("VarGrad, two masks per step", "unit-wise policy")
 
 
 def vary(method: str, base: dict[str, Any], changes: Changes) -> dict[str, dict[str, Any]]:

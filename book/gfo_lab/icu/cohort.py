@@ -73,7 +73,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Cohort:
-    """stays: one row a stay, columns hospital, patient, died (0 or 1), minutes. given: (stays, V)
+    """stays: one row per stay, columns hospital, patient, died (0 or 1), minutes. given: (stays, V)
     bool, whether drug v was given. tokens, labels: the V drugs, as coded and as people read them.
     counts: a table of the rules, what each dropped and what it left."""
 
@@ -112,7 +112,7 @@ def cohort(name: str = "eicu-demo", root: str | Path | None = None, **rules) -> 
 
 
 def read_stays(where: Path, rules: Rules, funnel: Funnel) -> pd.DataFrame:
-    """One row a stay in the order of their ids."""
+    """One row per stay in the order of their ids."""
     table = pd.concat(chunks(where, "patient")).sort_values("patientunitstayid")
     status = table[f"{rules.outcome}dischargestatus"]
     status = status.where(status.fillna("").str.strip() != "")

@@ -57,7 +57,7 @@ class Codes:
         return table[share > 0.5].set_index("name")["code"]
 
     def tokens(self, orders: pd.DataFrame, recover: bool = True) -> pd.Series:
-        """A token an order: "hicl 2812", or "name warfarin" where no code is known; empty where
+        """One token per order: "hicl 2812", or "name warfarin" where no code is known; empty where
         there is neither. Without `recover`, orders without a code of their own get none."""
         code, names = orders["drughiclseqno"], phrase(orders["drugname"])
         if recover:

@@ -17,7 +17,7 @@ TAILS = ("", " inj", " 10 mg po tabs", " 5 mg/ml iv soln")
 
 @functools.cache
 def folder(stays: int = 900, hospitals: int = 30, seed: int = 0) -> Path:
-    """A temporary folder with the four tables; made once a process."""
+    """A temporary folder with the four tables; made once per process."""
     kept = tempfile.TemporaryDirectory(prefix="icu-synthetic-")
     _KEPT.append(kept)
     return write(Path(kept.name), stays, hospitals, seed)

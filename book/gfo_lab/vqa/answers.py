@@ -59,8 +59,8 @@ def leave_one_out(prediction: str, answers: Sequence[str]) -> float:
 
 
 def accuracy(predictions: Sequence[str], about: pd.DataFrame) -> dict[str, float]:
-    """Mean leave-one-out accuracy in [0, 1], overall ("all") and by kind of answer; `about` has a
-    row a question, with columns answers and kind."""
+    """Mean leave-one-out accuracy in [0, 1], overall ("all") and by kind of answer; `about` has
+    one row per question, with columns answers and kind."""
     if len(predictions) != len(about):
         raise ValueError(f"{len(predictions)} predictions for {len(about)} questions")
     pairs = zip(predictions, about["answers"], strict=True)

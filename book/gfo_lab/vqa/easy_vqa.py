@@ -1,4 +1,4 @@
-"""easy-VQA (Zhou, 2019): 48,248 questions about one coloured shape an image, from its wheel."""
+"""easy-VQA (Zhou, 2019): 48,248 questions about one coloured shape per image, from its wheel."""
 
 import json
 from importlib import metadata

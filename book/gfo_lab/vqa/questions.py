@@ -22,8 +22,9 @@ class VisualQuestions:
     """train, valid and test: ((image tokens, words), y), or a `Dataset` of such rows where they are
     too many to hold.
 
-    y: labels (n,), or soft targets (n, classes). answers: by number. about: for each part a table,
-    one row a question: text, image (its number; questions of one image are not independent), kind.
+    y: labels (n,), or soft targets (n, classes). answers: by number. about: for each part a table
+    with one row per question: text, image (its number; questions of one image are not independent),
+    kind.
     """
 
     name: str
@@ -91,7 +92,7 @@ def numbers_of(answers: Sequence[str], known: Sequence[str]) -> Tensor:
 
 
 def add_noise(image: Tensor, sigma: float, which: Sequence[int] | Tensor) -> Tensor:
-    """Image tokens (n, T, D) plus sigma times normal noise, one draw an image: `which` (n,) names
+    """Image tokens (n, T, D) plus sigma times normal noise, one draw per image: `which` (n,) names
     the image of each row. The draw is the same at every sigma; padding stays padding."""
     _, index = torch.as_tensor(which).unique(return_inverse=True)
     shape = (int(index.max()) + 1, *image.shape[1:])

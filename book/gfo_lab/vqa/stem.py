@@ -22,7 +22,7 @@ def stem() -> nn.Sequential:
 
 
 def features(images: Tensor, train: Tensor, labels: dict[str, Tensor], seed: int) -> Tensor:
-    """Image tokens (n, 16, 64) of `images` (n, 3, 64, 64) in [0, 1], standardised a channel.
+    """Image tokens (n, 16, 64) of `images` (n, 3, 64, 64) in [0, 1], standardised per channel.
 
     The stem learns on the images `train` (m,) to name each of `labels`, (n,) with −1 where
     unknown, from the mean of its output; then it is frozen. That is supervision beyond the

@@ -48,7 +48,7 @@ def vqa_v2(root: str | Path | None = None, seed: int = 0) -> VisualQuestions:
     as in the paper, since the test set's answers are not public. Each is a `Rows`.
 
     Under root/vqa-v2, by their official names: the questions and annotations of both parts, and
-    the folders train2014 and val2014 with a file COCO_…jpg.npz an image, (2048, n) under the key
+    the folders train2014 and val2014 with one file COCO_…jpg.npz per image, (2048, n) under the key
     x. answer_dict.json is read where it lies there; else the vocabulary is built, as its authors
     did, from the answers in both parts. Words are those of the training questions. Raises
     FileNotFoundError naming each missing file, ValueError for a file that is damaged or lacks
