@@ -3,7 +3,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN := $(if $(filter Windows_NT,$(OS)),$(VENV)/Scripts,$(VENV)/bin)
+# `make CONSTRAINTS=.ci/lowest.txt test-fast`: at the lower bounds instead of the pinned versions.
+CONSTRAINTS ?= constraints.txt
 
 # Two processes of one thread each are faster than one process of two, and the same everywhere.
 export OMP_NUM_THREADS := 1
@@ -12,11 +14,12 @@ export JUPYTER_PREFER_ENV_PATH := 1
 # torch's profiler announces each start and stop; a chapter starts it often.
 export KINETO_LOG_LEVEL := 6
 
-.PHONY: help book test lock linkcheck serve clean
+.PHONY: help book test test-fast lock linkcheck serve clean
 
 help:
 	@echo "make book       execute the chapters and build the HTML"
-	@echo "make test       lint, unit tests, every chapter through papermill"
+	@echo "make test       lint, types, unit tests, every chapter through papermill"
+	@echo "make test-fast  unit tests but the slow ones: a minute and a half"
 	@echo "make serve      show the built book at port 8000"
 	@echo "make linkcheck  also try the book's external links (needs a network)"
 	@echo "make lock       write constraints.txt anew"
@@ -28,7 +31,11 @@ book: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
+
+test-fast: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not chapters and not browser and not slow"
 
 linkcheck: book
 	PYTHONPATH=. $(BIN)/jupyter-book build _build/src --path-output _build/linkcheck --builder linkcheck
@@ -38,14 +45,14 @@ serve:
 
 # A python already in $(VENV) is used as it is: GPU users put their torch there first,
 # conda users say VENV=$$CONDA_PREFIX.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	@python=$(BIN)/python; test -x $$python || python="$(PYTHON)"; \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "gfo needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	echo "no virtual environment; on Debian or Ubuntu: apt install python3-venv make git"; exit 1; }
-	@echo "installing the pinned dependencies into $(VENV) (a minute or two)"
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[book,test]"
+	@echo "installing the versions of $(CONSTRAINTS) into $(VENV) (a minute or two)"
+	@$(BIN)/python -m pip install -qq -c $(CONSTRAINTS) -e ".[book,test]"
 	@touch $@
 
 # Freeze on the oldest supported interpreter (`make PYTHON=python3.11 lock`): a newer one may pin

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 from gfo_lab.bench import compare
-from gfo_lab.experiments.cifar import Cifar
+from gfo_lab.experiments.cifar import CIFAR
 from gfo_lab.run import run
 
 import gfo
@@ -127,7 +127,7 @@ def test_prediction_that_runs_out_of_memory_folds_fewer_masks():
     close(large, small)
 
 
-@pytest.mark.parametrize("name", Cifar.methods)
+@pytest.mark.parametrize("name", CIFAR.methods)
 def test_the_cifar_experiment_runs_on_a_gpu(name, tmp_path):
     how = dict(dataset="digits", methods=[name], seeds=[0], profile="quick", device="cuda")
     found = run("cifar", out=tmp_path, scratch=tmp_path / "scratch", progress=False, **how)

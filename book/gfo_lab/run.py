@@ -26,10 +26,14 @@ class Plan(NamedTuple):
     whose like is not on record."""
 
     grid: list[dict]
-    missing: list[dict]
     out: Path
+    missing: list[dict]
     seconds: float
     unknown: int
+
+    def unrecorded(self) -> list[dict]:
+        """The identities that have no record by now."""
+        return without_record(self.grid, self.out)
 
 
 def run(
@@ -52,26 +56,21 @@ def run(
 ) -> pd.DataFrame:
     """Run each (method, seed) of an experiment that has no record yet; return all their records.
 
-    All names are checked before any work starts. A run that is stopped goes on from its last epoch
-    when called again with the same source, `root` and `out`. Several calls side by side, here or on
-    machines that see the same `out` and `scratch`, share the work: each run is claimed by one of
-    them, and each call returns when all are done.
+    All names are checked before any work starts. A stopped run goes on from its last epoch when
+    called again with the same source, `root` and `out`. Several calls side by side, here or on
+    machines that see the same `out` and `scratch`, share the work and return when all is done.
 
     Args:
         experiment, methods, dataset, seeds, profile: What to run; by default what the experiment
             and its profile name.
-        device: "auto" takes the GPU if there is one.
-        root: Where data lie.
-        out: Where records go, `records.RESULTS` by default.
+        device, root, out, scratch: Where to compute, where data lie, where records go
+            (`records.RESULTS`), and the folder of checkpoints and claims (the temporary one).
         force: Redo recorded runs from their beginning.
         progress: Show bars.
-        jobs: Runs at once, each a process with one torch thread; 1 runs here, with torch's own
-            threads.
+        jobs: Processes at once, one torch thread each; 1 runs here, with torch's own threads.
         engine: "processes" of this machine, or "dask": the workers at the address `scheduler`, or
             without one `jobs` workers on this machine.
-        scratch: Folder of checkpoints and claims; the system's temporary folder by default.
-        imports: Modules to import first, here and in every worker, since they file methods, models,
-            data sets or experiments of their own.
+        imports: Modules to import first, in every worker too: see `plugins`.
 
     Raises:
         ValueError: For a name that is not known, or a combination that makes no sense.
@@ -80,29 +79,22 @@ def run(
     check_engine(jobs, engine, scheduler)
     bring(imports)
     todo = plan(experiment, methods, dataset, seeds, profile, out)
-    task, grid, out = EXPERIMENTS[experiment], todo.grid, writable(todo.out)
-
-    def missing() -> list[dict]:
-        return [i for i in grid if not records.path_of(**i, out=out).exists()]
-
     many = engine == "dask" or jobs > 1
     how = How(
-        task.name, device, Path(root).resolve() if root else None, out, scratch_folder(scratch),
+        device, Path(root).resolve() if root else None, writable(todo.out), scratch_folder(scratch),
         progress and not many, 1 if many else None, tuple(imports),
     )  # fmt: skip
-    left = grid if force else todo.missing
+    left = todo.grid if force else todo.missing
     # First what nobody has claimed; then wait for the others, and take over what they leave.
     for what, wait in (("", False), (", waiting for other processes", True)):
         if left:
             calls = [joblib.delayed(one)(i, how, force and not wait, wait) for i in left]
             done = spread(calls, jobs, engine, scheduler)
-            label = f"{experiment} on {grid[0]['dataset']}{what}"
-            claimed = [
-                i for i in tqdm(done, desc=label, total=len(left), disable=not progress) if i
-            ]
-            left = [i for i in missing() if i not in claimed] + claimed
-    rows = [records.read_one(records.path_of(**identity, out=out)) for identity in grid]
-    return pd.DataFrame(rows)
+            label = f"{experiment} on {left[0]['dataset']}{what}"
+            bar = tqdm(done, desc=label, total=len(left), disable=not progress)
+            claimed = [identity for identity in bar if identity]
+            left = [i for i in todo.unrecorded() if i not in claimed] + claimed
+    return pd.DataFrame(records.read_one(records.path_of(**i, out=todo.out)) for i in todo.grid)
 
 
 def plan(
@@ -133,11 +125,16 @@ def plan(
         for m in methods
         for c in task.configs(dataset, m, profile)
     ]
-    missing = [i for i in grid if not records.path_of(**i, out=out).exists()]
+    missing = without_record(grid, out)
     known = records.read(experiment, dataset=dataset, profile=profile)
     wall = known.groupby("method")["wall_s"].mean().to_dict() if len(known) else {}
     seconds = [wall[i["method"]] for i in missing if i["method"] in wall]
-    return Plan(grid, missing, out, sum(seconds), len(missing) - len(seconds))
+    return Plan(grid, out, missing, sum(seconds), len(missing) - len(seconds))
+
+
+def without_record(grid: list[dict], out: Path) -> list[dict]:
+    """The identities of `grid` that have no record under `out`."""
+    return [identity for identity in grid if not records.path_of(**identity, out=out).exists()]
 
 
 def writable(out: Path) -> Path:

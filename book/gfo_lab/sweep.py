@@ -24,14 +24,13 @@ PATIENCE = 60  # seconds that a scheduler has to answer, and its first worker to
 
 
 class How(NamedTuple):
-    """What all runs of a sweep share. experiment: its name. scratch: checkpoints and claims.
+    """What all runs of a sweep share. scratch: checkpoints and claims.
     threads: of torch, None leaves its own setting. imports: modules that file what is run.
 
     A tuple of plain things, which joblib sends along with each call. A class or other large object
     of its own it would leave on one Dask worker for the others to fetch, and lose with that worker.
     """
 
-    experiment: str
     device: str
     root: Path | None
     out: Path
@@ -95,7 +94,7 @@ def measure(identity: dict, how: How, checkpoint: Path) -> None:
     """Run, and save the record at once."""
     what = (identity[k] for k in ("dataset", "method", "seed", "config"))
     started = time.perf_counter()
-    metrics = EXPERIMENTS[how.experiment].run(
+    metrics = EXPERIMENTS[identity["experiment"]].run(
         Job(*what, how.root, how.device, checkpoint, how.progress)
     )
     wall = time.perf_counter() - started

@@ -1,8 +1,10 @@
 """`python -m book.tools.address URL`: tell the book where its repository lies.
 
 Writes the address into `_config.yml`, which brings the Colab buttons, and into the first code cell
-of every chapter, which fetches the package where there is none: a chapter opened in Colab comes
-alone. (`pip install gfo` would bring another project of that name.)
+of every chapter. A chapter opened in Colab comes alone, and `pip install gfo` would bring another
+project of that name: so where one of our two packages is missing the cell takes the clone that the
+chapter lies in, or makes one, and installs what that needs. A torch that is there stays. The clone
+goes onto `sys.path`, since a running kernel does not see what pip installs in editable mode.
 """
 
 import sys
@@ -13,15 +15,23 @@ import yaml
 
 from book.tools import toc
 
-CELL = """import importlib.util, subprocess, sys
+CELL = """import importlib.util, subprocess, sys, tomllib
+from pathlib import Path
 
 home = "{home}"  # address of this book's repository
-if importlib.util.find_spec("gfo") is None:
-    if not home:
-        raise ModuleNotFoundError("no gfo here: run `pip install -e .` in a clone of the book")
-    subprocess.run(["git", "clone", "-q", home, "gfo-book"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "gfo-book"], check=True)
-    sys.path.insert(0, "gfo-book")"""
+spec = importlib.util.find_spec("gfo")  # the package index has another gfo
+ours = spec and spec.origin and Path(spec.origin).with_name("core").is_dir()
+if not (ours and importlib.util.find_spec("gfo_lab")):
+    clone = Path.cwd().parent if Path("gfo_lab").is_dir() else Path("gflowout").absolute()
+    if not clone.exists():
+        if not home:
+            raise ModuleNotFoundError("no gfo here: run `pip install -e .` in a clone of the book")
+        subprocess.run(["git", "clone", "-q", home, str(clone)], check=True)
+    about = tomllib.loads((clone / "pyproject.toml").read_text("utf-8"))["project"]
+    needs = [*about["dependencies"], *about["optional-dependencies"]["vqa"], "ipywidgets"]
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *needs], check=True)
+    importlib.invalidate_caches()
+    sys.path[:0] = [str(clone), str(clone / "book")]"""
 
 
 def install_cell(root: Path = toc.ROOT) -> str:

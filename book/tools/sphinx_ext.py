@@ -4,8 +4,7 @@ import re
 
 from docutils import nodes
 
-# "name: text" or "one, two: text" at the left margin of a docstring
-ARGUMENTS = re.compile(r"^([a-z_]\w*(?:, [a-z_]\w*)*): (?=\S)")
+LITERAL_OR_BAR = re.compile(r"(`+[^`]*`+)|\|")
 
 
 def keep_tagged(app, doctree) -> None:
@@ -19,25 +18,16 @@ def keep_tagged(app, doctree) -> None:
             node.children = [nodes.Text(rf"\[{node.astext().strip()}\]")]
 
 
-def list_arguments(app, what, name, obj, options, lines: list[str]) -> None:
-    """Turn a docstring's paragraphs of `name: text` lines into lists of parameters, in place."""
-    if lines and lines[0].startswith("Alias for field number"):  # all that namedtuple says
+def plain_text(app, what, name, obj, options, lines: list[str]) -> None:
+    """Read a docstring as it is meant: a bar is an absolute value, no substitution. And what
+    `namedtuple` says of a field, its number, is nothing to read."""
+    if lines and lines[0].startswith("Alias for field number"):
         lines.clear()
-    out, listing, after_blank = [], False, False
-    for line in lines:
-        if (listing or after_blank) and (found := ARGUMENTS.match(line)):
-            names = found[1].replace(", ", ",")  # a blank would make the first one a type
-            line, listing = f":param {names}: {line[found.end() :]}", True
-        elif listing and line and not line.startswith(" "):
-            out += [""] if out[-1] else []
-            listing = False
-        out.append(line)
-        after_blank = not line
-    lines[:] = out
+    lines[:] = [LITERAL_OR_BAR.sub(lambda found: found[1] or r"\|", line) for line in lines]
 
 
 def setup(app) -> dict:
     """Register with Sphinx."""
     app.connect("doctree-read", keep_tagged)
-    app.connect("autodoc-process-docstring", list_arguments)
+    app.connect("autodoc-process-docstring", plain_text)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,17 +1,20 @@
 """Lay out in one folder what Jupyter Book builds from.
 
 The notebooks in the repository are plain: Markdown, LaTeX and metadata. What Jupyter Book needs
-beyond that (its own metadata keys, links, the status page) is put in here, into copies.
+beyond that (its own metadata keys, links, tables to download, the pages that nobody writes by hand)
+is put in here, into copies.
 """
 
+import csv
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import yaml
 
-from book.tools import toc
+from book.tools import downloads, toc
 
 CITATION = re.compile(r"\[([^\]]+)\]\(bibliography\.md#([\w-]+)\)")
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -28,13 +31,19 @@ def stage(root: Path, kept: Path, records: list[dict], target: Path) -> None:
     (target / "_config.yml").write_text(config((root / "_config.yml").read_text()))
     shutil.copytree(root / "book/assets", target / "book/assets")
     shutil.copy(root / "book/references.bib", target / "book")
-    (target / "book/status.md").write_text(status_page(records))
+    written: dict[str, Callable[[], str]] = {
+        "data_dictionary": lambda: dictionary_page(root / "book/gfo_lab/dictionary.csv"),
+        "status": lambda: status_page(records),
+    }
     for page in toc.pages(root):
         stem = Path(page).name
         if (root / f"{page}.ipynb").exists():
-            notebook = nbformat.read(kept / f"{stem}.ipynb", as_version=4)
-            nbformat.write(dress(notebook, stem), target / f"{page}.ipynb")
-        elif stem != "status":
+            notebook = dress(nbformat.read(kept / f"{stem}.ipynb", as_version=4), stem)
+            downloads.offer(notebook, root / "book/results", target / "book")
+            nbformat.write(notebook, target / f"{page}.ipynb")
+        elif stem in written:
+            (target / f"{page}.md").write_text(written[stem]())
+        else:
             text = (root / f"{page}.md").read_text()
             (target / f"{page}.md").write_text(link_citations(text))
 
@@ -115,3 +124,38 @@ def status_page(records: list[dict]) -> str:
             "",
         ]
     )
+
+
+def dictionary_page(source: Path) -> str:
+    """The page that says what every column of the tables of records means."""
+    with source.open(newline="", encoding="utf-8") as lines:
+        rows = [{k: v.replace("|", r"\|") for k, v in row.items()} for row in csv.DictReader(lines)]
+    configured = [row for row in rows if row["pattern"].startswith("config.")]
+    first = rows.index(configured[0]) if configured else len(rows)
+    described = rows[first:]
+    parts = {
+        "What was run, when and where": rows[:first],
+        "Configurations": configured,
+        "Metrics": [row for row in described if row not in configured],
+    }
+    text = DICTIONARY
+    for title, part in parts.items():
+        lines = [f"| `{r['pattern']}` | {r['unit']} | {r['meaning']} |" for r in part]
+        head = [f"## {title}", "", "| Column | Unit | Meaning |", "|---|---|---|"]
+        text += "\n".join([*head, *lines, "", ""])
+    return text
+
+
+DICTIONARY = """# Data dictionary
+
+Every column that the tables of records have, with its unit and meaning. `gfo-lab table
+EXPERIMENT --csv FILE` writes such a table, `gfo_lab.records.table()` returns it: one row per
+record, with its identity, what it ran on, its configuration (columns `config.…`) and every metric
+that is one number or word. Metrics that are lists are in `gfo_lab.records.long()`, one row per
+number. Chapters that show records offer both as CSV at their end.
+
+A `*` stands for anything; where two patterns fit, the more specific one holds, which is what
+`gfo_lab.records.meaning(column)` looks up. Where a column belongs to some experiments only, its
+meaning names them. A share is a number from 0 to 1.
+
+"""

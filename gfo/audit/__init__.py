@@ -1,4 +1,4 @@
-"""Is q the posterior? Exact answers on networks whose masks can all be listed, estimates elsewhere."""
+"""Is q the posterior? Exact answers where all masks can be listed, estimates elsewhere."""
 
 from gfo.core.lazy import lazily
 

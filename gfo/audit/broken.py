@@ -1,7 +1,8 @@
-"""Specimens that are wrong on purpose, and figures that tell: the mistakes that a training curve
-does not show. Each is one change to the correct method."""
+"""Specimens that are wrong on purpose, and figures that tell.
 
-from __future__ import annotations
+They make the mistakes that a training curve does not show. Each is one change to the correct
+method.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from gfo.core.attached import Attached
 from gfo.core.batch import device_of, repeat_rows, row_slice, rows, to_device
 from gfo.core.masked_pass import noise_for, without_gradient
 from gfo.core.noise import generator
-from gfo.core.objectives import log_bernoulli
+from gfo.core.objectives import log_bernoulli, total
 from gfo.core.policies import FixedPolicy
 from gfo.core.predict import predict
 from gfo.methods import GFlowOut, IDGFlowOut
@@ -53,10 +54,10 @@ class Collapsed(GFlowOut):
 class NoData(IDGFlowOut):
     """N = 0 in the reward of eq (11): the posterior is asked for, the prior is learned."""
 
-    def loss(self, run, n):
+    def loss(self, batch_pass, n):
         beta, self.beta = self.beta, 0.0
         try:
-            return super().loss(run, n)
+            return super().loss(batch_pass, n)
         finally:
             self.beta = beta
 
@@ -74,20 +75,29 @@ class TemperedPrior(GFlowOut):
 LIMITS = {"kl_left": 0.8, "log_z_left": 0.7, "label_leak": 0.01, "prior_aim": 0.0}
 
 
-def examine(net: Attached, x: Any, y: Tensor, predictor: Callable = None) -> dict[str, float]:
+def examine(
+    net: Attached, x: Any, y: Tensor, predictor: Callable | None = None
+) -> dict[str, float]:
     """The figures of `LIMITS`, over every mask, means over examples.
 
-    Where p is fixed: kl_left, KL(q ‖ posterior) as a share of KL(p ‖ posterior), 1 if training
-    moved q nowhere; log_z_left, |log Z − log evidence| as a share of what it is if log Z is one
-    number for all examples, their mean log evidence (for ID-GFlowOut: 0, where it starts).
-    Where p is learned: prior_aim, KL(q ‖ p) − KL(q~ ‖ p) in nats; above 0, p is nearer to the
-    training policy q~ than to q. label_leak: of `predictor`, `honest_predict` by default.
+    Args:
+        net: A network with at most 16 mask bits.
+        x: A batch.
+        y: Its labels.
+        predictor: Whose label_leak is taken, `honest_predict` by default.
+
+    Returns:
+        Where p is fixed, "kl_left", KL(q ‖ posterior) as a share of KL(p ‖ posterior), 1 if
+        training moved q nowhere; and "log_z_left", |log Z − log evidence| as a share of what it is
+        if log Z is one number for all examples, their mean log evidence (for ID-GFlowOut: 0, where
+        it starts). Where p is learned, "prior_aim", KL(q ‖ p) − KL(q~ ‖ p) in nats; above 0, p is
+        nearer to the training policy q~ than to q. Always "label_leak".
     """
     log_q, log_reward, log_z = truth(net, x, y)
     evidence = log_reward.logsumexp(1)
     log_post = log_reward - evidence[:, None]
     log_p, tempered = policies(net, x, y)
-    found = {"label_leak": label_leak(predictor or honest_predict, net, x, y)}
+    found: dict[str, Any] = {"label_leak": label_leak(predictor or honest_predict, net, x, y)}
     if not isinstance(net.method.p, FixedPolicy):
         found["prior_aim"] = (exact.kl(log_q, log_p) - exact.kl(tempered, log_p)).mean()
     else:
@@ -117,24 +127,31 @@ def policies(net: Attached, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
             layer = log_bernoulli(logits / method.temperature, mask).exp()
             layers.append((1 - method.random) * layer + method.random * 0.5 ** mask.shape[1])
         log_p.append(out.log_p)
-        log_tempered.append(sum(layer.log() for layer in layers))
+        log_tempered.append(total(layer.log() for layer in layers))
     return torch.stack(log_p).double(), torch.stack(log_tempered).double()
 
 
 def leaky_predict(net: Attached, x: Any, y: Tensor, samples: int = 20, seed: int = 0) -> Tensor:
     """A predictive (B, K) whose masks come from q(z|x,y) at test time: it has seen the label."""
-    probs, (x, y) = 0, to_device((x, y), device_of(net))
+    probs, (x, y) = [], to_device((x, y), device_of(net))
     for index in range(samples):
         noise = noise_for(net, len(y), generator(seed, "leak", index, device=device_of(net)))
-        probs = probs + net.likelihood.probs(
-            without_gradient(net, x, y, noise=noise, source="q").logits
-        )
-    return probs / samples
+        out = without_gradient(net, x, y, noise=noise, source="q")
+        probs.append(net.likelihood.probs(out.logits))
+    return total(probs) / samples
 
 
 def label_leak(predictor: Callable[[Attached, Any, Tensor], Tensor], net: Attached, x, y) -> float:
-    """Mean total variation between the predictive given y and given y + 1 (mod K): 0 unless the
-    label leaks. predictor: f(net, x, y) -> (B, K); the honest one ignores y."""
+    """Mean total variation between the predictive given y and given y + 1 (mod K).
+
+    It is 0 unless the label leaks.
+
+    Args:
+        predictor: f(net, x, y) -> (B, K); the honest one ignores y.
+        net: The network.
+        x: A batch.
+        y: Its labels.
+    """
     given, other = predictor(net, x, y), predictor(net, x, (y + 1) % net.spec.classes)
     return float(0.5 * (given - other).abs().sum(1).mean())
 

@@ -1,7 +1,5 @@
 """Is q the posterior, where masks cannot be enumerated? What S masks can tell, with its error."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 
@@ -12,31 +10,36 @@ from torch import Tensor
 from gfo.core.attached import Attached
 from gfo.core.batch import rows
 from gfo.core.checks import check_net, check_x, check_y
-from gfo.evaluate.masks import passes
+from gfo.evaluate.masks import log_probs, passes
 from gfo.evaluate.stats import pearson
 
 GROUPS = 16  # of masks, left out in turn
 
 
 class Draws(NamedTuple):
-    """S masks of q, scored, and S of p: (P, S), in nats. P examples, or 1 where one posterior
-    serves the data set."""
+    """S masks of q, scored, and S of p.
+
+    All (P, S), in nats; P examples, or 1 where one posterior serves the data set.
+
+    Attributes:
+        log_q: Of the masks of q.
+        log_p: Of the masks of q.
+        log_reward: Of the masks of q.
+        log_z: A column repeated S times.
+        log_w_of_p: log R − log p of masks from p: what log_w would be if p stood for q.
+    """
 
     log_q: Tensor
     log_p: Tensor
     log_reward: Tensor
-    log_z: Tensor | None  # a column repeated S times
-    log_w_of_p: Tensor  # log R − log p of masks from p: what log_w would be if p stood for q
+    log_z: Tensor | None
+    log_w_of_p: Tensor
 
 
 def diagnose(
     net: Attached, x: Any, y: Tensor, samples: int = 256, *, seed: int = 0
 ) -> pd.DataFrame:
-    """Read q from `samples` of its masks an example: a table, one row a figure, means over x.
-
-    Columns: value; error, one standard error for the choice of masks, with the bias of their finite
-    number (a jackknife that leaves out one of 16 groups of masks; the choice of examples is not in
-    it); flag, whether something is wrong; reading, one line. Nats unless said.
+    """Read q from some of its masks: a table, one row per figure, means over x.
 
     elbo: E_q[log R − log q]; gain: how much more than if p stood for q. bound: log of the mean of
     R/q, between the ELBO and log p(y|x), to which it grows with S (Burda et al., 2016).
@@ -45,10 +48,22 @@ def diagnose(
     ess: effective share of the S masks under weights R/q, 1 for a perfect q. var_log_w: variance of
     log R − log q under q, nat², 0 for a perfect q; var_prior: the same if p stood for q.
     corr: correlation of log q and log R over q's masks; corr_data: of log q − log p and
-    log R − log p, without the part both share. moved: KL(q ‖ p).
+    log R − log p, without the part both share. moved: KL(q ‖ p). Nats unless said.
 
-    For ID-GFlowOut the posterior is the data set's: pass the training set. ValueError for a method
-    that aims at no posterior, fewer than 32 samples, bad x or y.
+    Args:
+        net: A trained network.
+        x: A batch; for ID-GFlowOut, whose posterior is the data set's, the training set.
+        y: Its labels.
+        samples: S, masks per example.
+        seed: Of the masks.
+
+    Returns:
+        Columns value; error, one standard error for the choice of masks, with the bias of their
+        finite number (a jackknife that leaves out one of 16 groups of masks; the choice of examples
+        is not in it); flag, whether something is wrong; reading, one line.
+
+    Raises:
+        ValueError: For a method that aims at no posterior, fewer than 32 samples, bad x or y.
     """
     check_net(net)
     check_x(net, x)
@@ -61,7 +76,7 @@ def diagnose(
     values = figures(draws)
     group = torch.arange(samples, device=draws.log_q.device) % GROUPS
     left = [
-        figures(Draws(*(None if t is None else t[:, group != g] for t in draws)))
+        figures(Draws._make(None if t is None else t[:, group != g] for t in draws))
         for g in range(GROUPS)
     ]
     found = {
@@ -72,10 +87,9 @@ def diagnose(
         one = (GROUPS - 1) ** 0.5 * torch.stack([f["bound"] for f in left]).std(0, correction=0)
         found["log_z_error"] = (found["log_z_error"][0], float(one.mean()))
     table = pd.DataFrame.from_dict(found, orient="index", columns=["value", "error"])
-    said = {name: _read(name, table["value"], table["error"]) for name in table.index}
-    return table.assign(
-        flag=[flag for flag, _ in said.values()], reading=[text for _, text in said.values()]
-    )
+    value, error = ({name: pair[i] for name, pair in found.items()} for i in (0, 1))
+    flag, reading = zip(*(_read(name, value, error) for name in found), strict=True)
+    return table.assign(flag=flag, reading=reading)
 
 
 def figures(d: Draws) -> dict[str, Tensor]:
@@ -100,10 +114,7 @@ def _draw(net: Attached, x: Any, y: Tensor, samples: int, seed: int) -> Draws:
 
     def scored(source: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         runs = list(passes(net, x, y, source, samples, seed))
-        log_q, log_p, log_lik = (
-            torch.stack([getattr(r, name).expand(n) for r in runs], 1).double()
-            for name in ("log_q", "log_p", "log_lik")
-        )  # each (B, S)
+        log_q, log_p, log_lik = (t.double() for t in log_probs(runs, n))  # each (B, S)
         log_z = None if runs[0].log_z is None else runs[0].log_z.double().expand(n)[:, None]
         return log_q, log_p, method.log_reward(log_lik, log_p, n), log_z
 
@@ -112,7 +123,7 @@ def _draw(net: Attached, x: Any, y: Tensor, samples: int, seed: int) -> Draws:
     log_z = None if log_z is None else log_z.expand(n, samples)
     draws = (log_q, log_p_of_q, log_reward_of_q, log_z, log_reward - log_p)
     points = 1 if method.shared else n
-    return Draws(*(None if t is None else t[:points] for t in draws))
+    return Draws._make(None if t is None else t[:points] for t in draws)
 
 
 def _jackknife(value: Tensor, left: Tensor) -> tuple[float, float]:
@@ -123,7 +134,7 @@ def _jackknife(value: Tensor, left: Tensor) -> tuple[float, float]:
     return float(mean), float((variance + bias.square()).sqrt())
 
 
-def _read(name: str, value: pd.Series, error: pd.Series) -> tuple[bool, str]:
+def _read(name: str, value: dict[str, float], error: dict[str, float]) -> tuple[bool, str]:
     """(flag, reading) of one figure. Flags leave three standard errors."""
     v, e = value[name], error[name]
     gap = value["bound"] - value["elbo"]

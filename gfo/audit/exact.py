@@ -1,7 +1,5 @@
 """Everything about the masks of a network small enough to write all of them down."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,13 +14,22 @@ LIMIT = 16  # mask bits: 65,536 masks
 
 
 def all_masks(widths: Sequence[int]) -> list[Tensor]:
-    """Every mask of layers this wide, one (2^M, C_l) tensor a layer; mask k spells k in binary,
-    first layer first. Raises ValueError above 16 bits."""
+    """Every mask of layers this wide; mask k spells k in binary, first layer first.
+
+    Args:
+        widths: Bits of each layer.
+
+    Returns:
+        One (2^M, C_l) tensor per layer.
+
+    Raises:
+        ValueError: Above 16 bits.
+    """
     bits = sum(widths)
     if bits > LIMIT:
         raise ValueError(
             f"{bits} mask bits make 2^{bits} masks: at a million a second that takes "
-            f"{2**bits / 1e6 / 3600:.1g} hours an example; {LIMIT} bits is the limit"
+            f"{2**bits / 1e6 / 3600:.1g} hours per example; {LIMIT} bits is the limit"
         )
     powers = 2 ** torch.arange(bits - 1, -1, -1)
     table = (torch.arange(2**bits)[:, None] // powers % 2).float()  # (2^M, M)
@@ -30,17 +37,26 @@ def all_masks(widths: Sequence[int]) -> list[Tensor]:
 
 
 def score_all(net: Attached, x: Any, y: Tensor) -> Score:
-    """`gfo.score` of every mask for every row of x: each entry (B, 2^M), in nats, or None."""
+    """`gfo.score` of every mask for every row of x.
+
+    Returns:
+        Each entry (B, 2^M), in nats, or None.
+
+    Raises:
+        ValueError: For a network with token sites, and above 16 bits.
+    """
     if any(site.tokens for site in net.sites):
-        raise ValueError("score_all counts one mask a unit; sites with tokens have too many bits")
+        raise ValueError("score_all is for sites without tokens: theirs have too many mask bits")
     masks = all_masks([site.width for site in net.sites])
     count = len(masks[0])
     by_row = [
-        score(net, *repeat_rows(row_slice((x, y), b, 1), count), masks)  # (1, ...) -> (2^M, ...)
+        score(
+            net, *repeat_rows(row_slice((x, y), b, 1), count), masks=masks
+        )  # (1, ...) -> (2^M, ...)
         for b in range(rows(x))
     ]
     columns = zip(*by_row, strict=True)
-    return Score(*(None if c[0] is None else torch.stack(c) for c in columns))
+    return Score._make(None if c[0] is None else torch.stack(c) for c in columns)
 
 
 def log_posterior(log_lik: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,11 +78,18 @@ def kl(log_a: Tensor, log_b: Tensor) -> Tensor:
 
 
 def local_modes(log_prob: Tensor, step: float = 1e-5) -> Tensor:
-    """How many modes no single flipped bit improves, (B,). log_prob: (B, 2^M), `all_masks` order.
+    """How many modes no single flipped bit improves.
 
-    Values are rounded to multiples of `step` nats. Equal masks joined by single flips (the bit of
-    a unit that is off anyway changes nothing) are one plateau, which is one mode if no member has
-    a better neighbour.
+    Values are rounded to multiples of `step`. Equal masks joined by single flips (the bit of a unit
+    that is off anyway changes nothing) are one plateau, which is one mode if no member has a better
+    neighbour.
+
+    Args:
+        log_prob: (B, 2^M), in `all_masks` order.
+        step: In nats.
+
+    Returns:
+        (B,).
     """
     height = (log_prob.double() / step).round()
     count = height.shape[-1]

@@ -1,7 +1,5 @@
 """The truth test: a network's masks against the posterior they claim, over every mask there is."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 
@@ -18,52 +16,72 @@ from gfo.evaluate.stats import pearson, spearman
 
 
 class Truth(NamedTuple):
-    """All masks in `exact.all_masks` order. P is the number of points with a posterior of their
-    own: one an example, or 1 where there is one a data set."""
+    """All masks in `exact.all_masks` order.
 
-    log_q: Tensor  # (P, 2^M)
-    log_reward: Tensor  # (P, 2^M)
-    log_z: Tensor | None  # (P,)
+    P is the number of points with a posterior of their own: one per example, or 1 where there is
+    one for the data set.
+
+    Attributes:
+        log_q: (P, 2^M).
+        log_reward: (P, 2^M).
+        log_z: (P,), None for a method without one.
+    """
+
+    log_q: Tensor
+    log_reward: Tensor
+    log_z: Tensor | None
 
 
 def truth(net: Attached, x: Any, y: Tensor) -> Truth:
-    """Enumerate q and its target. What the target is says the method: p(z|x,y) ∝ R for GFlowOut,
-    p(z|D) for ID-GFlowOut, (x, y) being D, p(z|x,y) under its own prior for contextual dropout.
-    Random and concrete dropout have no such target: their masks are held against p(z|x,y) under
-    prior 0.5, not their own objective.
+    """Enumerate q and its target, in nats, float64.
 
-    In nats, float64. Raises ValueError for more than 16 mask bits, tokens, bad x or y, and for a
-    network without a distribution over masks.
+    What the target is says the method: p(z|x,y) ∝ R for GFlowOut, p(z|D) for ID-GFlowOut, (x, y)
+    being D, p(z|x,y) under its own prior for contextual dropout. Random and concrete dropout have
+    no such target: their masks are held against p(z|x,y) under prior 0.5, not their own objective.
+
+    Raises:
+        ValueError: For more than 16 mask bits, tokens, bad x or y, and for a network without a
+            distribution over masks.
     """
     check_net(net)
     check_x(net, x)
     check_y(net, x, y)
     if net.method.q is None and net.method.p is None:
         raise ValueError(f"{net.method.name} has no distribution over masks: nothing to audit")
-    score = exact.score_all(net, x, y)
-    log_q, log_p, log_z, log_lik = (None if t is None else t.double() for t in score)
+    score: list[Any] = [None if t is None else t.double() for t in exact.score_all(net, x, y)]
+    log_q, log_p, log_z, log_lik = score
     if not net.method.own_posterior:
         log_q = log_p if log_q is None else log_q
         log_p = torch.full_like(log_lik, -math.log(log_lik.shape[1]))
         return Truth(log_q, log_lik + log_p, None)
     log_reward = net.method.log_reward(log_lik, log_p, rows(x))
     log_z = None if log_z is None else log_z[:, 0]  # the same for every mask
-    if net.method.shared:
-        return Truth(log_q[:1], log_reward[:1], log_z[:1])
-    return Truth(log_q, log_reward, log_z)
+    parts: tuple[Any, ...] = (log_q, log_reward, log_z)
+    return Truth._make((t[:1] for t in parts) if net.method.shared else parts)
 
 
 def audit_masks(
     net: Attached, x: Any, y: Tensor, *, draws: int = 10_000, seed: int = 0
 ) -> pd.DataFrame:
-    """Exact figures of a net with at most 16 mask bits, one row an example (one in all for a method
-    whose posterior is the data set's). What the posterior is: see `gfo.truth.truth`.
+    """Exact figures of a net with at most 16 mask bits.
 
-    tv: total variation of q and the posterior. kl, kl_reverse: KL(q ‖ posterior), KL(posterior ‖
-    q). log_z_error: ``|log Z − log evidence|``. var_log_w: variance of log R − log q under q, nat².
-    spearman, pearson: of log q and log R over all masks. tv_sampled, spearman_sampled: the same
-    from `draws` masks of q counted; tv_floor, spearman_floor: from as many of the posterior itself,
-    which is what a perfect q would show. Nats where not said.
+    What the posterior is: see `gfo.audit.exact_audit.truth`.
+
+    Args:
+        net: The network.
+        x: A batch.
+        y: Its labels.
+        draws: How many masks the sampled figures count.
+        seed: Of these masks.
+
+    Returns:
+        One row per example (one in all for a method whose posterior is the data set's); nats where
+        not said. tv, total variation of q and the posterior. kl, kl_reverse, KL(q ‖ posterior),
+        KL(posterior ‖ q). log_z_error, ``|log Z − log evidence|``. var_log_w, variance of log R −
+        log q under q, nat². spearman, pearson, of log q and log R over all masks. tv_sampled,
+        spearman_sampled, the same from `draws` masks of q counted; tv_floor, spearman_floor, from
+        as many of the posterior itself, which is what a perfect q would show. log_evidence, the
+        posterior's.
     """
     return figures(*truth(net, x, y), draws=draws, seed=seed)
 
@@ -71,9 +89,15 @@ def audit_masks(
 def figures(
     log_q: Tensor, log_reward: Tensor, log_z: Tensor | None, *, draws: int = 10_000, seed: int = 0
 ) -> pd.DataFrame:
-    """`audit_masks` of given tables, (P, 2^M) and (P,), from enumeration or from `gfo.floors`.
+    """`audit_masks` of given tables, from enumeration or from `layerwise_optimum`.
 
-    Without a log Z its place takes E_q[log R − log q], which is what VarGrad implies.
+    Args:
+        log_q: (P, 2^M).
+        log_reward: (P, 2^M).
+        log_z: (P,). Where it is None its place takes E_q[log R − log q], which is what VarGrad
+            implies.
+        draws: As in `audit_masks`.
+        seed: As in `audit_masks`.
     """
     log_q, log_reward, log_z = to_device((log_q, log_reward, log_z), "cpu")
     evidence = log_reward.logsumexp(1)

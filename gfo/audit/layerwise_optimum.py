@@ -1,8 +1,8 @@
-"""Where a layer-wise q ends with nothing in its way: a free logit for every unit, point and prefix
-of earlier masks, no network, no sampling. The best it can do, and what tempered training aims at.
-"""
+"""Where a layer-wise q ends with nothing in its way.
 
-from __future__ import annotations
+A free logit for every bit, point and prefix of earlier masks, no network, no sampling. The best
+it can do, and what tempered training aims at.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,13 +16,23 @@ from gfo.core.noise import generator
 
 MEMORY = 2**18  # masks × points at a time
 
-Tables = list[Tensor]  # a layer: logits (..., 2^{earlier bits}, C_l)
+Tables = list[Tensor]  # per layer: logits (..., 2^{earlier bits}, C_l)
 
 
 def log_prob(tables: Tables, temperature: float = 1.0, random: float = 0.0) -> Tensor:
-    """log-probability of all masks in `exact.all_masks` order, (..., 2^M); under the training
-    policy for a temperature above 1 and random layers (`GFlowOut`)."""
-    total = None
+    """log-probability of all masks in `exact.all_masks` order.
+
+    Under the training policy for a temperature above 1 and random layers (`GFlowOut`).
+
+    Args:
+        tables: A tensor of logits per layer, (..., 2^{earlier bits}, C_l).
+        temperature: That the logits are divided by.
+        random: Share of layers that take random masks.
+
+    Returns:
+        (..., 2^M), in nats.
+    """
+    found = tables[0].new_zeros(tables[0].shape[:-1])  # (..., 1)
     for table in tables:
         logits, width = table / temperature, table.shape[-1]
         (masks,) = exact.all_masks([width])
@@ -30,19 +40,26 @@ def log_prob(tables: Tables, temperature: float = 1.0, random: float = 0.0) -> T
         if random:
             policy, coins = torch.tensor([1 - random, random]).to(layer).log()  # −inf at an end
             layer = torch.logaddexp(layer + policy, coins - width * math.log(2))
-        total = layer if total is None else total.unsqueeze(-1) + layer
-        total = total.flatten(-2)  # (..., 2^{earlier}, 2^C_l) -> (..., 2^{so far})
-    return total
+        found = (found.unsqueeze(-1) + layer).flatten(-2)  # -> (..., 2^{so far})
+    return found
 
 
 def best_layerwise(
     log_reward: Tensor, widths: Sequence[int], *, restarts: int = 5, seed: int = 0
 ) -> tuple[Tensor, float]:
-    """(log q (B, 2^M), spread): the layer-factorised q of least KL(q ‖ posterior) a point, the
-    posterior being R (B, 2^M) normalised.
+    """The layer-factorised q of least KL(q ‖ posterior) for each point.
 
-    Minimised directly from `restarts` random starts. spread: how far their KL differ, in nats, at
-    the point where they differ most; near 0 there is one optimum and it was found.
+    Minimised directly from random starts.
+
+    Args:
+        log_reward: (B, 2^M); the posterior is R normalised.
+        widths: Bits of each layer.
+        restarts: How many starts.
+        seed: Of the starts.
+
+    Returns:
+        log q (B, 2^M), and how far the KL of the restarts differ, in nats, at the point where they
+        differ most; near 0 there is one optimum and it was found.
     """
     gen = generator(seed, "restarts")
     log_posterior = log_reward - log_reward.logsumexp(1, keepdim=True)
@@ -62,11 +79,20 @@ def best_layerwise(
 def tempered_fixed_point(
     log_reward: Tensor, widths: Sequence[int], *, temperature: float = 2.0, random: float = 0.1
 ) -> tuple[Tensor, Tensor]:
-    """(log q (B, 2^M), log Z (B,)) where trajectory balance comes to rest when masks are drawn from
-    the training policy q~: E_q~[(log Z + log q − log R) ∇ log q] = 0, q~ not differentiated.
+    """Where trajectory balance comes to rest when masks are drawn from the training policy q~.
 
-    With q~ = q this is `best_layerwise`. Where no q fits, the squared residual is least under
-    another distribution, and so at another q.
+    E_q~[(log Z + log q − log R) ∇ log q] = 0, q~ not differentiated. With q~ = q this is
+    `best_layerwise`. Where no q fits, the squared residual is least under another distribution, and
+    so at another q.
+
+    Args:
+        log_reward: (B, 2^M).
+        widths: Bits of each layer.
+        temperature: Of q~.
+        random: Share of layers that take random masks under q~.
+
+    Returns:
+        log q (B, 2^M) and log Z (B,).
     """
     tables = _tables((len(log_reward),), widths)
 
@@ -85,7 +111,7 @@ def tempered_fixed_point(
 
 
 def _tables(lead: tuple[int, ...], widths: Sequence[int]) -> Tables:
-    """Logits of zero for every prefix, (*lead, 2^{earlier bits}, C_l) a layer."""
+    """Logits of zero for every prefix, (*lead, 2^{earlier bits}, C_l) per layer."""
     before = [2 ** sum(widths[:layer]) for layer in range(len(widths))]
     shapes = zip(before, widths, strict=True)
     return [torch.zeros(*lead, *shape, dtype=torch.float64) for shape in shapes]

@@ -1,7 +1,5 @@
 """Frozen networks with so few mask bits that every mask can be listed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,12 +15,19 @@ from gfo.train.fit import fit
 
 
 class Toy(NamedTuple):
-    """A frozen, trained backbone with few mask bits, and the points to look at."""
+    """A frozen, trained backbone with few mask bits, and the points to look at.
+
+    Attributes:
+        model: The backbone, in eval mode.
+        sites: Where its masks go.
+        x: (points, 4).
+        y: (points,).
+    """
 
     model: torch.nn.Module
     sites: list[str]
-    x: Tensor  # (points, 4)
-    y: Tensor  # (points,)
+    x: Tensor
+    y: Tensor
 
 
 def iris() -> tuple[Tensor, Tensor]:
@@ -32,11 +37,16 @@ def iris() -> tuple[Tensor, Tensor]:
     return (x - x.mean(0)) / x.std(0), torch.tensor(y, dtype=torch.long)
 
 
-def toy(units: Sequence[int] = (5, 5), *, points: int = 40, seed: int = 0) -> Toy:
-    """An MLP on iris, trained with dropout 0.5 behind every hidden layer, then frozen; `points` of
-    its training examples."""
+def toy(hidden: Sequence[int] = (5, 5), *, points: int = 40, seed: int = 0) -> Toy:
+    """An MLP on iris, trained with dropout 0.5 behind every hidden layer, then frozen.
+
+    Args:
+        hidden: Widths of the hidden layers.
+        points: How many of its training examples to look at.
+        seed: Of the training and the choice of points.
+    """
     torch.manual_seed(derive(seed, "toy"))
-    model, sites = mlp(inputs=4, classes=3, hidden=units)
+    model, sites = mlp(inputs=4, classes=3, hidden=hidden)
     x, y = iris()
     with attach(model, sites, RandomDropout(keep=0.5), x[:2]) as net:
         rate = {"backbone": 0.01}

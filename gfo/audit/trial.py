@@ -1,7 +1,5 @@
 """Is q the posterior? Methods trained on enumerable networks, against every mask."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from functools import partial
@@ -19,7 +17,7 @@ from gfo.core.attach import attach
 from gfo.core.attached import Attached
 from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import derive
-from gfo.core.objectives import OBJECTIVES
+from gfo.core.objectives import OBJECTIVES, total
 from gfo.methods import GFlowOut, IDGFlowOut, Method, RandomDropout
 from gfo.train.fit import modes
 from gfo.train.recipe import adam
@@ -28,7 +26,7 @@ TV, KL = 0.15, 0.02  # an easier net, untrained and at the best layer-wise q, te
 ATTEMPTS = 20
 SAMPLING = {"on-policy": dict(temperature=1.0, random=0.0), "paper": {}}
 # A unit-wise policy has more to learn and settles at a larger rate.
-TRAINING = {"layerwise": dict(steps=1500, lr=0.01), "unitwise": dict(steps=2000, lr=0.02)}
+TRAINING: Any = {"layerwise": dict(steps=1500, lr=0.01), "unitwise": dict(steps=2000, lr=0.02)}
 KEYS = ["policy", "objective", "sampling"]
 
 
@@ -42,8 +40,15 @@ class Case(NamedTuple):
 
 
 def cases(objectives: str = "default") -> list[Case]:
-    """What is trained: trajectory balance under both policies and samplings; with "all" the other
-    objectives on-policy, and the methods that are held against a posterior too."""
+    """What is trained and audited.
+
+    Args:
+        objectives: "default" for trajectory balance under both policies and samplings; "all" for
+            the other objectives on-policy, and the methods that are held against a posterior, too.
+
+    Raises:
+        ValueError: For anything else.
+    """
     names = {"default": ["tb"], "all": list(OBJECTIVES)}.get(objectives)
     if names is None:
         raise ValueError(f"objectives is {objectives!r}, needs to be 'default' or 'all'")
@@ -64,15 +69,26 @@ def cases(objectives: str = "default") -> list[Case]:
 def train_masks(
     net: Attached, x: Any, y: Tensor, *, steps: int = 1500, lr: float = 0.01, seed: int = 0
 ) -> None:
-    """Train the masks of a frozen network on fixed points, all of them in each step, with Adam and
-    a cosine schedule; log Z learns at 0.03. A method without mask parameters is left as it is."""
+    """Train the masks of a frozen network on fixed points.
+
+    All points in each step, with Adam and a cosine schedule; log Z learns at 0.03. A method without
+    mask parameters is left as it is.
+
+    Args:
+        net: The network.
+        x: The points.
+        y: Their labels.
+        steps: How many.
+        lr: The rate of the mask networks.
+        seed: Of the masks.
+    """
     groups = net.method.param_groups()
     optimizers = [adam(params, 0.03 if g == "log_z" else lr) for g, params in groups.items()]
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, steps) for o in optimizers]
     with modes(net, backbone=False):
         for step in range(steps if optimizers else 0):
-            run = BatchPass(net, x, y, (seed, "audit", step))
-            loss = sum(net.method.loss(run, len(y)).parts.values())
+            batch_pass = BatchPass(net, x, y, (seed, "audit", step))
+            loss = total(net.method.loss(batch_pass, len(y)).parts.values())
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -81,8 +97,14 @@ def train_masks(
 
 
 def trained(method: Method, toy: toys.Toy, *, seed: int = 0, **training) -> Attached:
-    """A copy of `method` attached to a copy of the toy's frozen network and trained; `training`
-    (steps, lr) is its policy's row of `TRAINING` where not given."""
+    """A copy of `method` attached to a copy of the toy's frozen network and trained.
+
+    Args:
+        method: As it is made, not attached.
+        toy: What it is attached to.
+        seed: Of the training.
+        **training: steps and lr; its policy's row of `TRAINING` where not given.
+    """
     torch.manual_seed(derive(seed, "audit"))
     net = attach(copy.deepcopy(toy.model), toy.sites, copy.deepcopy(method), toy.x)
     defaults = TRAINING[getattr(method, "policy", "layerwise")]
@@ -91,42 +113,55 @@ def trained(method: Method, toy: toys.Toy, *, seed: int = 0, **training) -> Atta
 
 
 def audit_toy(
-    method: Method,
-    *,
-    seed: int = 0,
-    units: Sequence[int] = (5, 5),
-    points: int = 40,
-    **training,
+    method: Method, *, seed: int = 0, hidden: Sequence[int] = (5, 5), points: int = 40, **training
 ) -> pd.DataFrame:
-    """Train `method` on `toys.toy` and audit it: `audit_masks`, a row a point. One call an
-    ablation, e.g. audit_toy(GFlowOut(prior=0.5, masks=16, label=False))."""
-    toy = toys.toy(units, points=points, seed=seed)
+    """Train `method` on `toys.toy` and audit it.
+
+    One call per ablation, e.g. audit_toy(GFlowOut(prior=0.5, masks=16, label=False)).
+
+    Args:
+        method: As it is made, not attached.
+        seed: Of toy and training.
+        hidden: Widths of the toy's hidden layers.
+        points: How many to look at.
+        **training: As in `trained`.
+
+    Returns:
+        `audit_masks`, a row per point.
+    """
+    toy = toys.toy(hidden, points=points, seed=seed)
     return audit_masks(trained(method, toy, seed=seed, **training), toy.x, toy.y)
 
 
-def stern_toy(units: Sequence[int], points: int, seed: int) -> tuple[toys.Toy, list[dict]]:
-    """(toy, rows of what needs no training). Nets that are too easy a test (`TV`, `KL`) are refused
-    and the next one is trained; ValueError when all `ATTEMPTS` are."""
+def stern_toy(hidden: Sequence[int], points: int, seed: int) -> tuple[toys.Toy, list[dict]]:
+    """A toy that is no easy test, and rows of what needs no training.
+
+    Nets that are too easy a test (`TV`, `KL`) are refused and the next one is trained.
+
+    Raises:
+        ValueError: When all `ATTEMPTS` are.
+    """
     for refused in range(ATTEMPTS):
-        toy = toys.toy(units, points=points, seed=seed + 1000 * refused)
+        toy = toys.toy(hidden, points=points, seed=seed + 1000 * refused)
         net = attach(copy.deepcopy(toy.model), toy.sites, RandomDropout(), toy.x)
         uniform, log_reward, _ = truth(net, toy.x, toy.y)
-        untrained = figures(uniform, log_reward, torch.zeros(points))  # log Z starts at 0
-        if untrained["tv"].mean() < TV:
+        start = figures(uniform, log_reward, torch.zeros(points))  # log Z starts at 0
+        untrained = row("untrained", "none", "none", start)
+        if untrained["tv"] < TV:
             continue
-        log_q, spread = best_layerwise(log_reward, units, seed=seed)
-        best = figures(log_q, log_reward, None)
-        if best["kl"].mean() < KL:
+        log_q, spread = best_layerwise(log_reward, hidden, seed=seed)
+        best = row("best_layerwise", "kl", "exact", figures(log_q, log_reward, None))
+        if best["kl"] < KL:
             continue
-        log_q, log_z = tempered_fixed_point(log_reward, units)
+        log_q, log_z = tempered_fixed_point(log_reward, hidden)
         fixed = figures(log_q, log_reward, log_z)
         return toy, [
-            row("untrained", "none", "none", untrained) | {"nets_refused": refused},
-            row("best_layerwise", "kl", "exact", best) | {"restarts_spread": spread},
+            untrained | {"nets_refused": refused},
+            best | {"restarts_spread": spread},
             row("layerwise_fixed_point", "tb", "paper", fixed),
         ]
     raise ValueError(
-        f"nets of {'+'.join(map(str, units))} units are too easy a test: untrained TV below {TV} "
+        f"nets of {'+'.join(map(str, hidden))} units are too easy a test: untrained TV below {TV} "
         f"or best layer-wise KL below {KL} nat in all {ATTEMPTS}; use more units or points"
     )
 
@@ -140,42 +175,53 @@ def row(policy: str, objective: str, sampling: str, table: pd.DataFrame) -> dict
     return about | table.mean().to_dict() | {f"{k}_worst": v for k, v in worst.items()}
 
 
-def one_seed(seed: int, units: Sequence[int], points: int, objectives: str) -> list[dict]:
+def one_seed(seed: int, hidden: Sequence[int], points: int, objectives: str) -> list[dict]:
     """The rows of one seed. floor: what a layer-wise policy could reach under its sampling."""
     todo = cases(objectives)
-    toy, rows = stern_toy(units, points, seed)
+    toy, rows = stern_toy(hidden, points, seed)
     best, fixed = rows[1]["kl"], rows[2]["kl"]
     rows[2]["floor"] = best
-    for *name, method in todo:
-        net = trained(method, toy, seed=seed)
-        rows.append(row(*name, audit_masks(net, toy.x, toy.y)))
-        if name[0] == "layerwise":
-            rows[-1]["floor"] = fixed if name[2] == "paper" else best
+    for case in todo:
+        net = trained(case.method, toy, seed=seed)
+        rows.append(row(*case[:3], audit_masks(net, toy.x, toy.y)))
+        if case.policy == "layerwise":
+            rows[-1]["floor"] = fixed if case.sampling == "paper" else best
     return rows
 
 
 def audit_seeds(
     seeds: Sequence[int] = range(5),
     *,
-    units: Sequence[int] = (5, 5),
+    hidden: Sequence[int] = (5, 5),
     points: int = 40,
     objectives: str = "default",
     jobs: int = 1,
 ) -> pd.DataFrame:
-    """The audit: one row a policy, objective and sampling; each figure's mean over seeds, and its
-    standard deviation over seeds under `_sd` (NaN for one seed).
+    """The audit of every case over several seeds.
 
-    Figures are those of `audit_masks`. floor: KL of the best layer-wise q or, under the paper's
-    sampling, of that objective's own fixed point; gap: kl / floor − 1. The fixed point's own gap is
-    its excess over the best. jobs: processes, a seed each.
+    Args:
+        seeds: One toy each.
+        hidden: Widths of the toy's hidden layers.
+        points: How many to look at.
+        objectives: See `cases`.
+        jobs: Processes, a seed each.
+
+    Returns:
+        One row per policy, objective and sampling; each figure's mean over seeds, and its standard
+        deviation over seeds under `_sd` (NaN for one seed). Figures are those of `audit_masks`, and
+        floor, KL of the best layer-wise q or, under the paper's sampling, of that objective's own
+        fixed point; gap, kl / floor − 1. The fixed point's own gap is its excess over the best.
+
+    Raises:
+        ValueError: For no seed or no point, unknown objectives, and above 16 mask bits.
     """
     cases(objectives)
-    exact.all_masks(units)
+    exact.all_masks(hidden)
     if not seeds or points < 1:
         raise ValueError(f"{len(seeds)} seeds and {points} points: at least one of each")
-    work = [joblib.delayed(one_seed)(s, tuple(units), points, objectives) for s in seeds]
-    frame = pd.DataFrame([r for rows in joblib.Parallel(jobs)(work) for r in rows])
-    groups = frame.groupby(KEYS, sort=False)
+    work = [joblib.delayed(one_seed)(s, tuple(hidden), points, objectives) for s in seeds]
+    done: Any = joblib.Parallel(jobs)(work)
+    groups: Any = pd.DataFrame([r for rows in done for r in rows]).groupby(KEYS, sort=False)
     table = groups.mean().join(groups.std().add_suffix("_sd"))
     table["gap"] = table["kl"] / table["floor"] - 1
     return table.assign(seeds=len(seeds), points=points).reset_index()

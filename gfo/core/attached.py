@@ -1,16 +1,18 @@
 """A model with masks."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from gfo.core.batch import Tokens
+from gfo.core.batch import Tokens, device_of
+from gfo.core.likelihood import Categorical
 from gfo.core.sites import Site, Spec, pick
+
+if TYPE_CHECKING:
+    from gfo.methods.base import Method
 
 Handler = Callable[[int, Tensor, Tensor | None], Tensor]  # (layer, h, real) -> masked h
 
@@ -23,8 +25,11 @@ class Hub:
 
 
 class SiteHook:
-    """The forward hook of one site. An object, not a closure, so that `copy.deepcopy` of the
-    network takes the hook along and the copy's hooks know the copy's hub."""
+    """The forward hook of one site.
+
+    An object, not a closure, so that `copy.deepcopy` of the network takes the hook along and the
+    copy's hooks know the copy's hub.
+    """
 
     def __init__(self, hub: Hub, layer: int):
         self.hub, self.layer = hub, layer
@@ -58,7 +63,7 @@ class Attached(nn.Module):
     Call it with `with gfo.attach(...) as net:` and the model is as it was on leaving the block.
     """
 
-    def __init__(self, model: nn.Module, spec: Spec, method: nn.Module, likelihood: Any):
+    def __init__(self, model: nn.Module, spec: Spec, method: "Method", likelihood: Any):
         super().__init__()
         self.modes = [module.training for module in model.modules()]
         self.model, self.method, self.likelihood = model, method, likelihood
@@ -84,8 +89,12 @@ class Attached(nn.Module):
 
     @contextlib.contextmanager
     def handling(self, handler: Handler) -> Iterator[None]:
-        """Let `handler(layer, h, real)` replace the output of each site inside the block; `real` is
-        what a site of class `Tokens` was told, else None."""
+        """Let `handler` replace the output of each site inside the block.
+
+        Args:
+            handler: `handler(layer, h, real)` gives what takes the place of h; `real` is what a
+                site of class `Tokens` was told, else None.
+        """
         self.hub.handler = handler
         try:
             yield
@@ -97,7 +106,11 @@ class Attached(nn.Module):
         return pick(output, self.spec.output)
 
     def detach(self) -> nn.Module:
-        """Take hooks and masks off and return the model; its modes are those it had at `attach`."""
+        """Take hooks and masks off again.
+
+        Returns:
+            The model; its modes are those it had at `attach`.
+        """
         for module in self.model.modules():
             hooks = module._forward_hooks
             for key in [k for k, h in hooks.items() if getattr(h, "hub", None) is self.hub]:
@@ -106,7 +119,7 @@ class Attached(nn.Module):
             module.training = mode
         return self.model
 
-    def __enter__(self) -> Attached:
+    def __enter__(self) -> "Attached":
         return self
 
     def __exit__(self, *exc) -> None:
@@ -117,7 +130,14 @@ class Attached(nn.Module):
         return f"Attached({type(self.model).__name__}, {self.method!r}, sites: {where})"
 
 
+def put_masks(model: nn.Module, spec: Spec, method: "Method", likelihood: Any) -> Attached:
+    """Build the method for these sites of a bare model, on its device, and attach it."""
+    method.build(spec, model)
+    method.to(device_of(model))
+    return Attached(model, spec, method, likelihood or Categorical())
+
+
 def check_bare(model: nn.Module) -> None:
-    """ValueError where the model has masks already."""
+    """Raise ValueError where the model has masks already."""
     if any(isinstance(h, SiteHook) for m in model.modules() for h in m._forward_hooks.values()):
         raise ValueError("this model already has masks; call net.detach() on the old net first")

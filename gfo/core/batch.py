@@ -1,6 +1,4 @@
-"""Batches: one tensor, or a tuple, list or dict of tensors with equal leading size; their tokens."""
-
-from __future__ import annotations
+"""Batches: one tensor, or a tuple, list or dict of tensors of equal leading size; their tokens."""
 
 import itertools
 from collections.abc import Callable
@@ -71,7 +69,14 @@ def device_of(module: torch.nn.Module) -> torch.device:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """ "auto" is the GPU if there is one; ValueError for a GPU that is not there."""
+    """The torch device that `device` names.
+
+    Args:
+        device: "auto" for the GPU if there is one, else a name such as "cpu" or "cuda:1".
+
+    Raises:
+        ValueError: For a name that is none, and for a GPU that is not there.
+    """
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -86,7 +91,7 @@ def pick_device(device: str | torch.device) -> torch.device:
 class Tokens(nn.Module):
     """A mask site of a model that pads: `site(h, real)` gives h, (B, T, C), back.
 
-    real: (B, T), True where a token is there. A mask of padding is 1 and its log-probability 0
+    `real` is (B, T), True where a token is there. A mask of padding is 1 and its log-probability 0
     under every policy, and no mean over tokens has padding in it.
     """
 
@@ -104,8 +109,16 @@ def token_mean(h: Tensor, real: Tensor | None) -> Tensor:
 
 
 def features(x: Any, tokens: bool) -> Tensor | None:
-    """The float tensors of x, flattened and joined, (B, n); None where x has none. For a network
-    with token sites a sequence (B, T, D) is its mean over the tokens that are not all zero."""
+    """The float tensors of x, flattened and joined.
+
+    Args:
+        x: A batch.
+        tokens: Whether the network has token sites; then a sequence (B, T, D) is its mean over the
+            tokens that are not all zero.
+
+    Returns:
+        (B, n), or None where x has no float tensor.
+    """
     parts = []
     for leaf in leaves(x):
         if leaf.is_floating_point():

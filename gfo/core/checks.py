@@ -1,7 +1,5 @@
 """Input checks of the public functions: one line that names the cause and the cure."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ from gfo.core.ensemble import Ensemble
 
 
 def check_net(net: Any) -> None:
+    """Raise ValueError unless `net` comes from `attach`."""
     if isinstance(net, Ensemble):
         raise ValueError("an Ensemble only predicts: ask a member for this, ensemble.nets[0]")
     if not isinstance(net, Attached):
@@ -46,13 +45,24 @@ def check_y(net: Attached, x: Any, y: Tensor) -> None:
     net.likelihood.check(y, rows(x), net.spec.classes)
 
 
-def check_samples(samples: int) -> None:
-    if samples < 1:
-        raise ValueError(f"samples is {samples}, needs to be at least 1")
+def check_counts(**counts: int) -> None:
+    """Raise ValueError, naming it, for a number of something that is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}, needs to be at least 1")
 
 
 def check_masks(net: Attached, masks: Sequence[Tensor], lead: tuple[int, ...]) -> list[Tensor]:
-    """`masks` as float tensors, one a site with leading shape `lead`; ValueError otherwise."""
+    """`masks` as float tensors, one per site.
+
+    Args:
+        net: The network they are for.
+        masks: One per site in execution order, (*lead, C_l) or (*lead, T_l, C_l), of 0 and 1.
+        lead: The leading shape of each.
+
+    Raises:
+        ValueError: For another number of masks, another shape, or other values.
+    """
     if len(masks) != len(net.sites):
         raise ValueError(f"{len(masks)} masks given, the network has {len(net.sites)} sites")
     for mask, site in zip(masks, net.sites, strict=True):

@@ -1,7 +1,5 @@
 """Several networks that answer as one (Lakshminarayanan et al., 2017)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,17 @@ class Ensemble(nn.Module):
     """Networks of `gfo.attach`, trained independently, whose predictive is the members' mean.
 
     `gfo.predict(ensemble, x, samples=20)` and `gfo.sample_logits` answer, with ⌈samples / members⌉
-    masks a member. Whatever belongs to one network (sample, score, fit, save) is asked of a member,
-    `ensemble.nets[0]`. ValueError where members are none, not attached, or differ in shapes.
+    masks per member. Whatever belongs to one network (sample, score, fit, save) is asked of a
+    member, `ensemble.nets[0]`.
+
+    Args:
+        nets: The members.
+
+    Raises:
+        ValueError: Where members are none, not attached, or differ in shapes.
     """
+
+    nets: Any  # an nn.ModuleList of Attached
 
     def __init__(self, nets: Sequence[Attached]):
         super().__init__()

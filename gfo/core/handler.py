@@ -1,8 +1,7 @@
 """Walks through the sites of one pass, drawing, scoring and applying masks."""
 
-from __future__ import annotations
-
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,26 +10,16 @@ from gfo.core.batch import features, token_mean
 from gfo.core.noise import Noise
 from gfo.core.objectives import CERTAIN
 from gfo.core.policies import Context
-from gfo.core.sites import Site, Spec
+from gfo.core.sites import Site
+
+if TYPE_CHECKING:
+    from gfo.core.attached import Attached
 
 Source = Literal["train", "q", "p", "test", "mean", "given"]
-
-
 PADDED = (1.0, CERTAIN, CERTAIN)  # mask, q logit and p logit at padding
 
 
-class Masked(Protocol):
-    """What a pass asks of a network with masks; `gfo.Attached` has it."""
-
-    spec: Spec
-    method: Any
-    likelihood: Any
-
-    @property
-    def sites(self) -> tuple[Site, ...]: ...
-
-
-def small_features(net: Masked, x: Any) -> Tensor | None:
+def small_features(net: "Attached", x: Any) -> Tensor | None:
     """The floats of x, (B, n), where they are few; else None."""
     return None if net.spec.x_size is None else features(x, net.spec.has_tokens)
 
@@ -40,9 +29,9 @@ class SiteHandler:
 
     def __init__(
         self,
-        net: Masked,
+        net: "Attached",
         y: Tensor | None = None,
-        masks: list[Tensor] | None = None,
+        masks: Sequence[Tensor | None] | None = None,
         noise: Noise | None = None,
         source: Source = "given",
         x: Tensor | None = None,
@@ -67,6 +56,7 @@ class SiteHandler:
             return self.mask(layer, h, real)
 
     def mask(self, layer: int, h: Tensor, real: Tensor | None) -> Tensor:
+        """The activation (in the module's own axes) under the mask that is taken or drawn here."""
         site = self.net.sites[layer]
         if layer != len(self.masks):
             raise ValueError(f"site {site.name!r} ran out of turn: the example ran another order")
@@ -83,12 +73,12 @@ class SiteHandler:
             raise ValueError(
                 f"mask of {site.name!r} has {given.shape[1]} tokens, x {context.h.shape[1]} there"
             )
-        units, explore = None, None
+        u, explore = None, None
         if self.noise is not None:
-            units, explore = self.noise.u[layer], self.noise.explore[:, layer : layer + 1]
+            u, explore = self.noise.u[layer], self.noise.explore[:, layer : layer + 1]
             if site.tokens:
-                units = units[:, : token_count(site, h)]
-        found = method.mask_at_site(layer, context, given, units, explore, self.source)
+                u = u[:, : token_count(site, h)]
+        found = method.mask_at_site(layer, context, given, u, explore, self.source)
         if real is not None:
             found = [except_padding(t, real, c) for t, c in zip(found, PADDED, strict=True)]
         mask, q_logits, p_logits = found
@@ -119,9 +109,13 @@ class SiteHandler:
 
 
 def token_count(site: Site, h: Tensor) -> int:
-    """Tokens of an activation; ValueError where the example had fewer, and noise does not reach."""
+    """The number of tokens of an activation.
+
+    Raises:
+        ValueError: Where the example had fewer, and noise does not reach.
+    """
     count = h.shape[site.axes.index("T")]
-    if count > site.tokens:
+    if count > (site.tokens or 0):
         raise ValueError(
             f"site {site.name!r} has {count} tokens, the example had {site.tokens}: attach with an "
             "example of the longest kind"
@@ -129,7 +123,7 @@ def token_count(site: Site, h: Tensor) -> int:
     return count
 
 
-def except_padding(values: Tensor | None, real: Tensor, constant: float) -> Tensor | None:
+def except_padding(values: Tensor | None, real: Tensor, constant: float) -> Tensor | Any:
     """`values` (B or 1, T, C) at real tokens (B, T), `constant` at padding."""
     if values is None:
         return None

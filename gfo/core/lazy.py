@@ -1,7 +1,5 @@
 """Names that are imported when first used, so that `import gfo` loads torch and little else."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

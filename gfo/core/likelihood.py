@@ -1,7 +1,5 @@
 """What the network's output says about y: one object used alike in loss, reward and `score`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -10,19 +8,24 @@ from torch import Tensor
 
 
 class Categorical:
-    """One of K classes; logits (B, K), labels y (B,) integer in 0…K−1.
+    """One of K classes: logits (B, K), labels y (B,) integer in 0…K−1.
 
-    weights: K positive numbers, for classes of unequal size. log p(y | x, z) then counts w_y times
-    in loss, reward, `score` and early stopping alike, which is Bayes' rule with p(y | x, z)^{w_y}.
-    They are taken as they are: with a mean of 1 over the training labels (scikit-learn's
-    `compute_class_weight("balanced", …)`) prior and likelihood keep their proportion. `probs` is
-    p(y | x, z) whatever the weights.
+    Class weights make log p(y | x, z) count w_y times in loss, reward, `score` and early stopping
+    alike, which is Bayes' rule with p(y | x, z)^{w_y}. They are taken as they are: with a mean of 1
+    over the training labels (scikit-learn's `compute_class_weight("balanced", …)`) prior and
+    likelihood keep their proportion. `probs` is p(y | x, z) whatever the weights.
+
+    Args:
+        weights: K positive numbers, for classes of unequal size.
+
+    Raises:
+        ValueError: For weights that are not positive numbers.
     """
 
     def __init__(self, weights: Sequence[float] | Tensor | None = None):
         w = None if weights is None else torch.as_tensor(weights, dtype=torch.float32)
         if w is not None and (w.dim() != 1 or not ((w > 0) & w.isfinite()).all()):
-            raise ValueError(f"weights are {weights}, need to be positive numbers, one a class")
+            raise ValueError(f"weights are {weights}, need to be positive numbers, one per class")
         self.weights = w
 
     def __repr__(self) -> str:
@@ -48,11 +51,20 @@ class Categorical:
         return F.one_hot(y, classes).float()
 
     def check(self, y: Tensor, batch: int, classes: int) -> None:
-        """Raise ValueError unless y is `batch` integer labels in 0…classes−1."""
+        """Check labels.
+
+        Args:
+            y: Labels, (B,).
+            batch: How many there have to be.
+            classes: K.
+
+        Raises:
+            ValueError: Unless y is `batch` integer labels in 0…K−1 and the class weights are K.
+        """
         if self.weights is not None and len(self.weights) != classes:
             raise ValueError(f"{len(self.weights)} class weights, the network has {classes} logits")
         if y.dim() != 1 or len(y) != batch:
-            raise ValueError(f"y has shape {tuple(y.shape)}, needs ({batch},): one label a row")
+            raise ValueError(f"y has shape {tuple(y.shape)}, needs ({batch},): one label per row")
         if y.dtype != torch.int64:
             raise ValueError(f"y has dtype {y.dtype}, needs integer labels, int64: use y.long()")
         low, high = int(y.min()), int(y.max())
@@ -63,7 +75,7 @@ class Categorical:
 
 
 class SoftTargets:
-    """K answers, each right to a degree; logits (B, K), targets y (B, K) in [0, 1].
+    """K answers, each right to a degree: logits (B, K), targets y (B, K) in [0, 1].
 
     Σ_k y_k log σ(a_k) + (1 − y_k) log(1 − σ(a_k)), the binary cross-entropy summed over answers
     with which networks for VQA v2 are trained (Teney et al., 2018). For targets of 0 and 1 it is
@@ -92,7 +104,16 @@ class SoftTargets:
         return y.float()
 
     def check(self, y: Tensor, batch: int, classes: int) -> None:
-        """Raise ValueError unless y holds `batch` rows of `classes` targets in [0, 1]."""
+        """Check targets.
+
+        Args:
+            y: Targets, (B, K).
+            batch: How many rows there have to be.
+            classes: K.
+
+        Raises:
+            ValueError: Unless y holds `batch` rows of K float targets in [0, 1].
+        """
         if y.shape != (batch, classes):
             raise ValueError(f"y has shape {tuple(y.shape)}, needs ({batch}, {classes}) targets")
         if not y.is_floating_point():

@@ -1,9 +1,10 @@
-"""The masked pass: the one primitive of which sampling, scoring, prediction and every loss are
-views. The backbone runs once; at each site a mask is taken or drawn, scored and applied."""
+"""The masked pass: the one primitive of which sampling, scoring, prediction and losses are views.
 
-from __future__ import annotations
+The backbone runs once; at each site a mask is taken or drawn, scored and applied.
+"""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,52 +14,68 @@ from gfo.core.attached import Attached
 from gfo.core.batch import call, device_of, repeat_rows, rows
 from gfo.core.handler import SiteHandler, Source, small_features
 from gfo.core.noise import Noise, draw_noise, generator
-from gfo.core.objectives import log_bernoulli
+from gfo.core.objectives import log_bernoulli, total
 from gfo.core.sites import eval_mode, preserve_buffers
+
+# A tensor, or None where a pass had no use for it. Which, its caller knows: the type checker takes
+# both uses, and no loss has to say again that its pass was given y.
+Perhaps = Tensor | Any
 
 
 class Pass(NamedTuple):
-    """What one masked pass saw. Lists have one entry a site, in execution order; log-probabilities
-    are in nats. A mask, and what depends on nothing else, may have one row for the whole batch.
-    At padding (`gfo.tokens`) masks are 1 and logits `gfo.objectives.CERTAIN`."""
+    """What one masked pass saw.
 
-    logits: Tensor  # (B, K)
-    masks: list[Tensor]  # (B, C_l) or (B, T_l, C_l)
-    q_logits: list[Tensor | None]  # like masks; None where q was not evaluated
-    p_logits: list[Tensor | None]
-    log_z: Tensor | None  # (B,), or (1,) where one number serves all
-    log_lik: Tensor | None  # (B,), None without y
-    log_flows: list[Tensor | None]  # (B,) a site, for the methods that have state flows
+    Lists have one entry per site, in execution order; log-probabilities are in nats. A mask, and
+    what depends on nothing else, may have one row for the whole batch. At padding
+    (`gfo.core.batch.Tokens`) masks are 1 and logits `gfo.core.objectives.CERTAIN`.
+
+    Attributes:
+        logits: (B, K).
+        masks: (B, C_l) or (B, T_l, C_l) each.
+        q_logits: Like masks; None where q was not evaluated.
+        p_logits: Like masks; None where p was not evaluated.
+        log_z: (B,), or (1,) where one number serves all; None for a method without one.
+        log_lik: (B,), None without y.
+        log_flows: (B,) each, for the methods that have state flows.
+    """
+
+    logits: Tensor
+    masks: list[Tensor]
+    q_logits: list[Perhaps]
+    p_logits: list[Perhaps]
+    log_z: Perhaps
+    log_lik: Perhaps
+    log_flows: list[Perhaps]
 
     @property
-    def log_q_sites(self) -> list[Tensor] | None:
-        """log q(z_l | x, y, z_<l) a site, each (B,)."""
+    def log_q_sites(self) -> list[Tensor] | Any:
+        """log q(z_l | x, y, z_<l) per site, each (B,)."""
         return _score(self.q_logits, self.masks)
 
     @property
-    def log_p_sites(self) -> list[Tensor] | None:
-        """log p(z_l | x, z_<l) a site, each (B,)."""
+    def log_p_sites(self) -> list[Tensor] | Any:
+        """log p(z_l | x, z_<l) per site, each (B,)."""
         return _score(self.p_logits, self.masks)
 
     @property
-    def log_q(self) -> Tensor | None:
+    def log_q(self) -> Perhaps:
         """log q(z | x, y), shape (B,): the sum over sites (Algorithm 1, var1)."""
         return _total(self.log_q_sites)
 
     @property
-    def log_p(self) -> Tensor | None:
+    def log_p(self) -> Perhaps:
         """log p(z | x), shape (B,): the sum over sites (Algorithm 1, var2)."""
         return _total(self.log_p_sites)
 
 
-def _score(logits: list[Tensor | None], masks: list[Tensor]) -> list[Tensor] | None:
+def _score(logits: list[Perhaps], masks: list[Tensor]) -> list[Tensor] | None:
     if not logits or logits[0] is None:
         return None
     return [log_bernoulli(a, z) for a, z in zip(logits, masks, strict=True)]
 
 
 def _total(sites: list[Tensor] | None) -> Tensor | None:
-    return None if sites is None else sum(sites)
+    return None if sites is None else total(sites)
 
 
 def masked_pass(
@@ -66,18 +83,23 @@ def masked_pass(
     x: Any,
     y: Tensor | None = None,
     *,
-    masks: list[Tensor] | None = None,
+    masks: Sequence[Tensor | None] | None = None,
     noise: Noise | None = None,
     source: Source = "given",
 ) -> Pass:
-    """BatchPass the backbone once under masks.
-
-    x: (B, ...), or a tuple, list or dict of such. y: (B,) labels, where q or the likelihood needs
-    them. masks: one a site (source "given"). noise: uniform numbers, drawn outside, from which
-    masks are made as z = 1[u < σ(logit/T)]: by the method's training policy ("train"), by q or p
-    at temperature 1 ("q", "p") or by the test-time policy ("test"). Source "mean" needs neither.
+    """Run the backbone once under masks.
 
     Nothing is checked here: the public functions check their input before they call this.
+
+    Args:
+        net: What `attach` returned.
+        x: (B, ...), or a tuple, list or dict of such.
+        y: (B,) labels, where q or the likelihood needs them.
+        masks: One per site (source "given").
+        noise: Uniform numbers, drawn outside, from which masks are made as z = 1[u < σ(logit/T)].
+        source: How masks are made of the noise: by the method's training policy ("train"), by q or
+            p at temperature 1 ("q", "p") or by the test-time policy ("test"). "mean" needs neither
+            masks nor noise.
     """
     reads_x = y is not None or net.method.reads_before  # log Z, h_0
     x_read = small_features(net, x) if reads_x else None
@@ -98,8 +120,10 @@ def without_gradient(net: Attached, x: Any, y: Tensor | None = None, **how) -> P
 
 
 class BatchPass:
-    """The masked pass on one batch, as a method's loss calls it. Noise comes from (key, draw):
-    equal draws give equal noise, whatever else differs."""
+    """The masked pass on one batch, as a method's loss calls it.
+
+    Noise comes from (key, draw): equal draws give equal noise, whatever else differs.
+    """
 
     def __init__(self, net: Attached, x: Any, y: Tensor, key: tuple):
         self.net, self.x, self.y, self.key = net, x, y, key
@@ -111,21 +135,27 @@ class BatchPass:
 
     def __call__(
         self,
-        source: str = "train",
+        source: Source = "train",
         draw: int = 0,
         *,
         repeat: int = 1,
-        masks: list[Tensor | None] | None = None,
+        masks: Sequence[Tensor | None] | None = None,
         still: bool = False,
         forward_only: bool = False,
     ) -> Pass:
-        """source: which policy draws, as in `masked_pass`. draw: number of the noise.
-        repeat: copies of the batch folded into it, a mask each; row s·B + b is copy s of row b.
-        masks: one a site to impose, None where the site draws its own.
-        still: no buffer moves, for passes beside the one that trains the backbone; BatchNorm
-        normalises by the batch there too. forward_only: no gradient either."""
+        """One masked pass over the batch.
+
+        Args:
+            source: Which policy draws, as in `masked_pass`.
+            draw: Number of the noise.
+            repeat: Copies of the batch folded into it, a mask each; row s·B + b is copy s of row b.
+            masks: One per site to impose, None where the site draws its own.
+            still: No buffer moves, for passes beside the one that trains the backbone; BatchNorm
+                normalises by the batch there too.
+            forward_only: No gradient either.
+        """
         x, y = (self.x, self.y) if repeat == 1 else repeat_rows((self.x, self.y), repeat)
-        how = dict(masks=masks, noise=self.noise(draw, repeat), source=source)
+        how: dict[str, Any] = dict(masks=masks, noise=self.noise(draw, repeat), source=source)
         if not (still or forward_only):
             return masked_pass(self.net, x, y, **how)
         recorded = torch.no_grad() if forward_only else contextlib.nullcontext()

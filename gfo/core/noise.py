@@ -4,8 +4,6 @@ Then a run resumed at step 700 draws what an unbroken run drew, folding samples 
 gives what a loop gives, and two methods can be compared under common random numbers.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,8 +14,17 @@ from torch import Tensor
 
 
 def derive(seed: int, *key: int | str) -> int:
-    """A 63-bit seed that depends on `seed` and every part of `key`, but for zeros at the end of a
-    key of less than four parts: (“a”,) and (“a”, 0) are one. ValueError for a negative seed."""
+    """A 63-bit seed that depends on `seed` and every part of `key`.
+
+    But for zeros at the end of a key of less than four parts: (“a”,) and (“a”, 0) are one.
+
+    Args:
+        seed: A whole number from 0 on.
+        *key: What the randomness is for, and which one.
+
+    Raises:
+        ValueError: For a negative seed.
+    """
     if seed < 0:
         raise ValueError(f"seed is {seed}: seeds are whole numbers from 0 on")
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else int(part) for part in key]
@@ -31,9 +38,13 @@ def generator(seed: int, *key: int | str, device: torch.device | str = "cpu") ->
 
 
 class Noise(NamedTuple):
-    """What one masked pass consumes. `units[l]`: uniform (B, C_l) or (B, T_l, C_l), one number a
-    mask bit. `explore`: uniform (B, L), one number an example and layer, which decides whether
-    that layer takes a random mask."""
+    """What one masked pass consumes.
+
+    Attributes:
+        u: Uniform numbers per site, (B, C_l) or (B, T_l, C_l), one number per mask bit.
+        explore: Uniform (B, L), one number per example and layer, which decides whether that layer
+            takes a random mask.
+    """
 
     u: list[Tensor]
     explore: Tensor
@@ -47,9 +58,9 @@ def draw_noise(sites: Sequence, batch: int, gen: torch.Generator) -> Noise:
     """
     sizes = [site.width * (site.tokens or 1) for site in sites]
     flat = torch.rand(batch, sum(sizes) + len(sites), generator=gen, device=gen.device)
-    *units, explore = flat.split([*sizes, len(sites)], dim=1)
+    *by_site, explore = flat.split([*sizes, len(sites)], dim=1)
     shaped = [
         u.unflatten(1, (site.tokens, site.width)) if site.tokens else u  # (B, T·C) -> (B, T, C)
-        for u, site in zip(units, sites, strict=True)
+        for u, site in zip(by_site, sites, strict=True)
     ]
     return Noise(shaped, explore)

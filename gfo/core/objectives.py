@@ -1,9 +1,8 @@
 """Building blocks of the losses, all in nats, and the family of objectives that train q."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,25 +14,49 @@ CERTAIN = 1e4  # the logit of a bit that is 1 whatever happens: its log-probabil
 # another certain one are exactly 0 in float32, and it has no gradient
 
 
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one tensor; the built-in `sum` would start at the integer 0."""
+    return functools.reduce(torch.add, terms)
+
+
 def log_bernoulli(logits: Tensor, mask: Tensor) -> Tensor:
     """log probability of a 0/1 mask under independent Bernoulli(σ(logits)), summed over its bits.
 
-    logits, mask: (B, C) or (B, T, C), either may have B = 1. Returns (B,).
     z·a − softplus(a) equals z·log σ(a) + (1 − z)·log(1 − σ(a)) and never takes log 0.
+
+    Args:
+        logits: (B, C) or (B, T, C), where B may be 1.
+        mask: Of the same shape; its B may be 1 too.
+
+    Returns:
+        (B,), in nats.
     """
     logits = logits.float()
     return (mask * logits - F.softplus(logits)).flatten(1).sum(1)  # (B, ...) -> (B,)
 
 
 def kl_bernoulli(q_logits: Tensor, p_logits: Tensor) -> Tensor:
-    """KL(q_l ‖ p_l) of two layers of independent Bernoullis, closed form, shape (B,)."""
+    """KL(q_l ‖ p_l) of two layers of independent Bernoullis, in closed form.
+
+    Args:
+        q_logits: (B, C) or (B, T, C).
+        p_logits: Of the same shape.
+
+    Returns:
+        (B,), in nats.
+    """
     a, b = q_logits.float(), p_logits.float()
     return (torch.sigmoid(a) * (a - b) + F.softplus(b) - F.softplus(a)).flatten(1).sum(1)
 
 
 def tb_residual(log_z: Tensor, log_q: Tensor, log_reward: Tensor) -> Tensor:
-    """log Z + log q(z) − log R(z), the bracket of eqs (5), (6) and (10); R is a target, so its
-    gradient is stopped. Shapes broadcast to (B,). ValueError where there is no log Z."""
+    """log Z + log q(z) − log R(z), the bracket of eqs (5), (6) and (10).
+
+    R is a target, so its gradient is stopped. Shapes broadcast to (B,), in nats.
+
+    Raises:
+        ValueError: Where there is no log Z.
+    """
     if log_z is None:
         raise ValueError("trajectory balance needs log Z and this policy has none: use vargrad")
     return log_z + log_q - log_reward.detach()
@@ -45,21 +68,36 @@ def trajectory_balance(log_z: Tensor, log_q: Tensor, log_reward: Tensor) -> Tens
 
 
 def log_partition_variance(log_q: Tensor, log_reward: Tensor) -> Tensor:
-    """Var over K masks of log R − log q, (K, B) -> (B,), in nats² (VarGrad, Richter et al., 2020).
+    """Variance over K masks of log R − log q (VarGrad, Richter et al., 2020).
 
     It is trajectory balance with the mean of log R − log q over the example's own masks as log Z.
     The variance is the unbiased one, so that the on-policy gradient is exactly twice that of
     KL(q ‖ posterior), as trajectory balance's is.
+
+    Args:
+        log_q: (K, B).
+        log_reward: (K, B).
+
+    Returns:
+        (B,), in nats².
     """
     return (log_reward.detach() - log_q).var(0)
 
 
 def sub_trajectory_balance(log_flows: Tensor, log_q: Tensor, lam: float) -> Tensor:
-    """SubTB(λ) (Madan et al., 2023), (L + 1, ...) and (L, ...) -> (...), in nats².
+    """SubTB(λ) (Madan et al., 2023).
 
-    log_flows: log F of the states z_≤0 … z_≤L; the first is log Z, the last log R. log_q: of each
-    layer. The squared residual log F(s_i) + log q(s_i → s_j) − log F(s_j) of each pair i < j
-    weighs λ^(j−i), normalised. λ = 0 is detailed balance, λ = inf trajectory balance.
+    The squared residual log F(s_i) + log q(s_i → s_j) − log F(s_j) of each pair i < j weighs
+    λ^(j−i), normalised.
+
+    Args:
+        log_flows: log F of the states z_≤0 … z_≤L, (L + 1, ...); the first is log Z, the last
+            log R.
+        log_q: Of each layer, (L, ...).
+        lam: λ; 0 is detailed balance, inf trajectory balance.
+
+    Returns:
+        (...), in nats².
     """
     layers = len(log_q)
     drawn = torch.cat([torch.zeros_like(log_q[:1]), log_q.cumsum(0)])
@@ -72,10 +110,17 @@ def sub_trajectory_balance(log_flows: Tensor, log_q: Tensor, lam: float) -> Tens
 
 
 def reverse_kl(log_q: Tensor, log_reward: Tensor) -> Tensor:
-    """KL(q ‖ posterior) − log p(y | x) from K masks of q itself, (K, B) -> (B,), in nats.
+    """KL(q ‖ posterior) − log p(y | x) from K masks of q itself.
 
     The value is the mean of log q − log R, minus the ELBO. The gradient is REINFORCE with the
     leave-one-out baseline (Kool et al., 2019), unbiased.
+
+    Args:
+        log_q: (K, B).
+        log_reward: (K, B).
+
+    Returns:
+        (B,), in nats.
     """
     cost = (log_q - log_reward).detach()
     count = len(cost)
@@ -85,23 +130,39 @@ def reverse_kl(log_q: Tensor, log_reward: Tensor) -> Tensor:
 
 
 class Terms(NamedTuple):
-    """What an objective compares, for K masks an example. Lists have one entry a layer."""
+    """What an objective compares, for K masks per example. Lists have one entry per layer.
 
-    log_z: Tensor | None  # (K, B)
-    log_q: list[Tensor]  # (K, B) each
-    log_flows: list[Tensor | None]  # (K, B) each, of the state before the layer; not the first
-    log_reward: Tensor  # (K, B)
+    Attributes:
+        log_z: (K, B).
+        log_q: (K, B) each.
+        log_flows: (K, B) each, of the state before the layer; not the first.
+        log_reward: (K, B).
+        lam: λ of SubTB(λ).
+    """
+
+    log_z: Tensor | Any
+    log_q: list[Tensor]
+    log_flows: list[Tensor | Any]
+    log_reward: Tensor
     lam: float
 
 
 class Objective(NamedTuple):
-    """A loss of the family and what it asks for. source: the policy whose masks it takes."""
+    """A loss of the family and what it asks for.
+
+    Attributes:
+        loss: `loss(terms)` gives (B,), or (K, B).
+        masks: How many masks per example it needs at least.
+        log_z: Whether it needs a log Z net.
+        flows: Whether it needs state flows.
+        source: The policy whose masks it takes.
+    """
 
     loss: Callable[[Terms], Tensor]
-    masks: int = 1  # at least, an example
+    masks: int = 1
     log_z: bool = True
     flows: bool = False
-    source: str = "train"
+    source: Any = "train"
 
 
 def _subtb(t: Terms) -> Tensor:
@@ -110,11 +171,11 @@ def _subtb(t: Terms) -> Tensor:
 
 
 OBJECTIVES = Registry("objective")
-OBJECTIVES["tb"] = Objective(lambda t: trajectory_balance(t.log_z, sum(t.log_q), t.log_reward))
+OBJECTIVES["tb"] = Objective(lambda t: trajectory_balance(t.log_z, total(t.log_q), t.log_reward))
 OBJECTIVES["vargrad"] = Objective(
-    lambda t: log_partition_variance(sum(t.log_q), t.log_reward), masks=2, log_z=False
+    lambda t: log_partition_variance(total(t.log_q), t.log_reward), masks=2, log_z=False
 )
 OBJECTIVES["subtb"] = Objective(_subtb, flows=True)
 OBJECTIVES["reverse-kl"] = Objective(
-    lambda t: reverse_kl(sum(t.log_q), t.log_reward), masks=2, log_z=False, source="q"
+    lambda t: reverse_kl(total(t.log_q), t.log_reward), masks=2, log_z=False, source="q"
 )

@@ -1,14 +1,12 @@
 """Distributions over masks, layer after layer: q, p, the fixed prior, and log Z.
 
-A policy is called once a site. Given a mask it returns that mask with its logits; given a `draw`
-function it draws one. That one signature serves policies whose units are drawn in parallel (here)
-and those that draw unit after unit.
+A policy is called once per site. Given a mask it returns that mask with its logits; given a
+`draw` function it draws one. That one signature serves policies whose bits are drawn in parallel
+(here) and those that draw bit after bit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,19 +15,21 @@ from torch import Tensor, nn
 from gfo.core.batch import token_mean
 from gfo.core.registry import Registry
 
-# draw(logits, units): masks for the logits of some units of a site (a slice; all by default)
+# draw(logits, some): masks for the logits of some bits of a site (a slice; all by default)
 Draw = Callable[..., Tensor]
 
 
 class Context(NamedTuple):
     """What a policy may read at site l, gradients stopped.
 
-    h: h'_l, (B, C) or (B, T, C), spatial means for feature maps.
-    h_before: h_{l−1}, the masked activation of the previous site (x itself, flattened, at l = 1).
-    y: encoded labels (B, K), or None where the label is not known.
-    earlier: the masks z_1 … z_{l−1}.
-    real: (B, T) at each of the sites 1 … l, True where a token is none of padding; None where all
-        are, or where the site has no tokens.
+    Attributes:
+        h: h'_l, (B, C) or (B, T, C), spatial means for feature maps.
+        h_before: h_{l−1}, the masked activation of the previous site (x itself, flattened, at
+            l = 1).
+        y: Encoded labels (B, K), or None where the label is not known.
+        earlier: The masks z_1 … z_{l−1}.
+        real: (B, T) at each of the sites 1 … l, True where a token is none of padding; None where
+            all are, or where the site has no tokens.
     """
 
     h: Tensor
@@ -40,8 +40,11 @@ class Context(NamedTuple):
 
 
 def small_mlp(inputs: int, hidden: int, outputs: int, start: float = 0.0) -> nn.Sequential:
-    """Linear–LayerNorm–LeakyReLU–Linear. The last weights are zero at first, so that all outputs
-    start at `start`, whatever the inputs: log Z at 0, a mask policy at one keep-probability."""
+    """Linear–LayerNorm–LeakyReLU–Linear.
+
+    The last weights are zero at first, so that all outputs start at `start`, whatever the inputs:
+    log Z at 0, a mask policy at one keep-probability.
+    """
     last = nn.Linear(hidden, outputs)
     nn.init.zeros_(last.weight)
     nn.init.constant_(last.bias, start)
@@ -54,8 +57,17 @@ def like_weights(inputs: Tensor, net: nn.Module) -> Tensor:
 
 
 def align(part: Tensor, tokens: int | None, real: Tensor | None = None) -> Tensor:
-    """Bring a mask or activation to one site's layout: kept where the token counts agree, else its
-    mean over tokens (over the real ones), repeated for each token of the site."""
+    """Bring a mask or activation to one site's layout.
+
+    Args:
+        part: (B, C), or (B, T', C).
+        tokens: T of the site, None where it has no tokens.
+        real: (B, T'), True at the tokens that are no padding.
+
+    Returns:
+        `part` where the token counts agree, else its mean over tokens (over the real ones),
+        repeated for each token of the site.
+    """
     if part.dim() == 3 and part.shape[1] != tokens:
         part = token_mean(part, real)  # (B, T', C) -> (B, C)
     if tokens and part.dim() == 2:
@@ -64,8 +76,18 @@ def align(part: Tensor, tokens: int | None, real: Tensor | None = None) -> Tenso
 
 
 class LayerwisePolicy(nn.Module):
-    """The paper's policy: all units of a layer in parallel, one small network a layer, given any of
-    "h" (activation), "h_before", "y" (label) and "z" (masks of all earlier layers)."""
+    """The paper's policy: all bits of a layer in parallel, one small network per layer.
+
+    Args:
+        sites: The network's sites.
+        classes: K.
+        reads: Any of "h" (activation), "h_before", "y" (label) and "z" (masks of all earlier
+            layers).
+        before: Width of what the first site's "h_before" reads.
+        hidden: Width of each small network.
+        outputs: Numbers that a site returns, if not one per bit.
+        keep: The keep-probability that every bit starts at.
+    """
 
     def __init__(
         self,
@@ -78,8 +100,6 @@ class LayerwisePolicy(nn.Module):
         outputs: int | None = None,
         keep: float = 0.5,
     ):
-        """`before`: width of what the first site's "h_before" reads. `outputs`: numbers a site
-        returns, if not one a unit. `keep`: the keep-probability that every unit starts at."""
         super().__init__()
         self.reads = tuple(reads)
         self.nets = nn.ModuleList()
@@ -117,16 +137,26 @@ class LayerwisePolicy(nn.Module):
         return net(like_weights(self.inputs(context), net))
 
     def forward(
-        self, layer: int, context: Context, mask: Tensor | None, draw: Draw | None = None
+        self, layer: int, context: Context, mask: Tensor | None, draw: Draw | Any = None
     ) -> tuple[Tensor, Tensor]:
-        """(mask, logits) at one site; the mask is drawn where none is given."""
+        """(mask, logits) at one site.
+
+        Args:
+            layer: Number of the site.
+            context: What may be read there.
+            mask: The mask to score; None to draw one.
+            draw: `draw(logits)` gives a mask.
+        """
         logits = self.evaluate(layer, context)
         return (draw(logits) if mask is None else mask), logits
 
 
 class UnitNet(nn.Module):
-    """Logits of a layer's units, each given the units before it: a_i = b_i + v_i · silu(W·inputs +
-    Σ_{j<i} z_j U_j), a neural autoregressive estimator (NADE, Larochelle & Murray, 2011)."""
+    """Logits of a layer's bits, each given the bits before it.
+
+    a_i = b_i + v_i · silu(W·inputs + Σ_{j<i} z_j U_j), a neural autoregressive estimator (NADE,
+    Larochelle & Murray, 2011).
+    """
 
     def __init__(self, inputs: int, hidden: int, width: int, start: float = 0.0):
         super().__init__()
@@ -136,14 +166,14 @@ class UnitNet(nn.Module):
         self.bias = nn.Parameter(torch.full((width,), start))  # b
 
     def forward(self, start: Tensor, mask: Tensor) -> Tensor:
-        """What `read` gives (..., H) and a mask (..., C) -> logits (..., C), all units at once."""
+        """What `read` gives (..., H) and a mask (..., C) -> logits (..., C), all bits at once."""
         added = mask.unsqueeze(-1) * self.kept  # (..., C, H)
         state = start.unsqueeze(-2) + added.cumsum(-2) - added
         return (F.silu(state) * self.out).sum(-1) + self.bias
 
     @torch.no_grad()
     def draw(self, state: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """A mask (..., C), drawn unit after unit given `state` (..., H), and its logits."""
+        """A mask (..., C), drawn bit after bit given `state` (..., H), and its logits."""
         bits, logits = [], []
         for i in range(len(self.kept)):
             logits.append((F.silu(state) * self.out[i]).sum(-1, keepdim=True) + self.bias[i])
@@ -153,17 +183,19 @@ class UnitNet(nn.Module):
 
 
 class UnitwisePolicy(LayerwisePolicy):
-    """Each unit given the earlier units of its layer too, so that any distribution over masks is
-    in reach. Scoring a mask of C units is one pass; drawing one takes C small steps in sequence,
-    which is what the paper's layer-wise policy saves."""
+    """Each bit given the earlier bits of its layer too: any distribution over masks is in reach.
+
+    Scoring a mask of C bits is one pass; drawing one takes C small steps in sequence, which is what
+    the paper's layer-wise policy saves.
+    """
 
     network = staticmethod(UnitNet)
 
     def forward(
-        self, layer: int, context: Context, mask: Tensor | None, draw: Draw | None = None
+        self, layer: int, context: Context, mask: Tensor | Any, draw: Draw | Any = None
     ) -> tuple[Tensor, Tensor]:
-        """(mask, logits) at one site; the logits are those given the mask's own earlier units."""
-        net = self.nets[layer]
+        """(mask, logits) at one site; the logits are those given the mask's own earlier bits."""
+        net: Any = self.nets[layer]
         start = net.read(like_weights(self.inputs(context), net))
         if mask is None:
             mask, logits = net.draw(start, draw)
@@ -173,7 +205,9 @@ class UnitwisePolicy(LayerwisePolicy):
 
 
 class FixedPolicy(nn.Module):
-    """Independent Bernoulli(keep), the same for every unit and input."""
+    """Independent Bernoulli(keep), the same for every bit and input."""
+
+    logits: Tensor
 
     def __init__(self, sites: Sequence, keep: float):
         super().__init__()
@@ -181,7 +215,7 @@ class FixedPolicy(nn.Module):
         self.register_buffer("logits", logit.repeat(len(sites)), persistent=False)  # (L,)
 
     def forward(
-        self, layer: int, context: Context, mask: Tensor | None, draw: Draw | None = None
+        self, layer: int, context: Context, mask: Tensor | None, draw: Draw | Any = None
     ) -> tuple[Tensor, Tensor]:
         """(mask, logits) at one site; the logits have one row and broadcast."""
         # a copy: a view of a learned logit would ask for gradient even where none is recorded
@@ -190,7 +224,7 @@ class FixedPolicy(nn.Module):
 
 
 class LearnedPolicy(FixedPolicy):
-    """Independent Bernoullis with one learned keep-probability a layer, which starts at `keep`."""
+    """Independent Bernoullis with one learned keep-probability per layer, starting at `keep`."""
 
     def __init__(self, sites: Sequence, keep: float):
         super().__init__(sites, keep)

@@ -3,8 +3,6 @@
 Inputs go to the device of the network, results come back to the device of the inputs.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,14 +12,14 @@ from torch import Tensor
 
 from gfo.core.attached import Attached
 from gfo.core.batch import device_of, leaves, repeat_rows, row_slice, rows, to_device
-from gfo.core.checks import check_masks, check_net, check_samples, check_x, check_y
+from gfo.core.checks import check_counts, check_masks, check_net, check_x, check_y
 from gfo.core.ensemble import Ensemble
 from gfo.core.masked_pass import masked_pass, noise_for, without_gradient
 from gfo.core.noise import Noise, draw_noise, generator
 from gfo.core.prefix import Prefix
 from gfo.core.sites import eval_mode
 
-# Inputs a block: noise is drawn a block at a time, so that it cannot depend on chunking. Fewer
+# Inputs per block: noise is drawn block by block, so that it cannot depend on chunking. Fewer
 # where the noise of a block would pass these bytes.
 ROWS, NOISE = 256, 2**30
 # Bytes of the largest activation that one folded pass may take. A GPU wants many rows at once; on a
@@ -30,22 +28,39 @@ MEMORY, MEMORY_CPU = 512 * 2**20, 4 * 2**20
 
 
 class Score(NamedTuple):
-    """Log-probabilities of given masks, each (B,), in nats; None where a method has none."""
+    """Log-probabilities of given masks, each (B,), in nats; None where a method has none.
 
-    log_q: Tensor | None  # log q(z | x, y), of z under the posterior policy
-    log_p: Tensor | None  # log p(z | x), of z under the prior
-    log_z: Tensor | None  # log Z(x, y), which at the optimum is log p(y | x)
-    log_lik: Tensor  # log p(y | x, z)
+    Attributes:
+        log_q: log q(z | x, y), of z under the posterior policy.
+        log_p: log p(z | x), of z under the prior.
+        log_z: log Z(x, y), which at the optimum is log p(y | x).
+        log_lik: log p(y | x, z).
+    """
+
+    log_q: Tensor | None
+    log_p: Tensor | None
+    log_z: Tensor | None
+    log_lik: Tensor
 
 
 def sample(
     net: Attached, x: Any, y: Tensor | None = None, *, seed: int | None = None
 ) -> list[Tensor]:
-    """Draw masks: from q(z | x, y) at temperature 1 if y is given, else from the test-time policy.
+    """Draw masks: from q(z | x, y) at temperature 1 if y is given, else by the test-time policy.
 
-    Returns one 0/1 tensor a site in execution order, (B, C) or (B, T, C). `seed=None` takes torch's
-    global generator. Methods without a q draw from their only policy either way.
-    Raises ValueError on bad x or y.
+    Methods without a q draw from their only policy either way.
+
+    Args:
+        net: What `attach` returned.
+        x: A batch.
+        y: Its labels, or None.
+        seed: Of the masks; None takes torch's global generator.
+
+    Returns:
+        One 0/1 tensor per site in execution order, (B, C) or (B, T, C).
+
+    Raises:
+        ValueError: On bad x or y.
     """
     check_net(net)
     check_x(net, x)
@@ -60,10 +75,18 @@ def sample(
 
 
 def score(net: Attached, x: Any, y: Tensor, masks: Sequence[Tensor]) -> Score:
-    """Log-probabilities of `masks` (one a site, each (B, C) or (B, T, C), of 0 and 1).
+    """Log-probabilities of given masks.
 
-    Returns `Score(log_q, log_p, log_z, log_lik)`, each (B,), in nats; None where a method has none.
-    log R(z) of the paper is log_lik + log_p. Raises ValueError on bad x, y or masks.
+    log R(z) of the paper is log_lik + log_p.
+
+    Args:
+        net: What `attach` returned.
+        x: A batch.
+        y: Its labels.
+        masks: One per site, each (B, C) or (B, T, C), of 0 and 1.
+
+    Raises:
+        ValueError: On bad x, y or masks.
     """
     check_net(net)
     check_x(net, x)
@@ -73,15 +96,22 @@ def score(net: Attached, x: Any, y: Tensor, masks: Sequence[Tensor]) -> Score:
     x, y, masks = to_device((x, y, masks), device_of(net))
     out = without_gradient(net, x, y, masks=masks)
     parts = (out.log_q, out.log_p, out.log_z, out.log_lik)
-    expanded = (None if part is None else part.expand(rows(x)).clone().to(back) for part in parts)
-    return Score(*expanded)
+    return Score._make(t if t is None else t.expand(rows(x)).clone().to(back) for t in parts)
 
 
 def predict(net: Attached, x: Any, samples: int = 20, **how) -> Tensor:
-    """Mean class probabilities over `samples` masks of the test-time policy, (B, K).
+    """Mean class probabilities over masks of the test-time policy, (B, K).
 
-    The same call gives the same answer: masks come from `seed` (0 by default). Keywords as in
-    `sample_logits`. Raises ValueError on bad x, samples < 1 or bad masks.
+    The same call gives the same answer: masks come from `seed` (0 by default).
+
+    Args:
+        net: What `attach` returned, or an ensemble.
+        x: A batch.
+        samples: How many masks.
+        **how: As in `sample_logits`.
+
+    Raises:
+        ValueError: On bad x, samples < 1 or bad masks.
     """
     logits = sample_logits(net, x, samples, **how)
     return net.likelihood.probs(logits).mean(0)
@@ -97,15 +127,25 @@ def sample_logits(
     seed: int = 0,
     memory: int | None = None,
 ) -> Tensor:
-    """Logits of every input under every mask, (S, B, K). For an ensemble of M members that is
-    ⌈S/M⌉ masks each, in turn: row s·M + m is mask s of member m.
+    """Logits of every input under every mask, (S, B, K).
 
-    masks: given ones instead, one a site, each (S, B, C) or (S, B, T, C).
-    memory: bytes that the largest activation of a folded pass may take, 512 MiB by default, 4 MiB
-    on a CPU; it changes the speed, not the answer. Where the GPU runs out, half as many masks are
-    folded, with a warning.
+    For an ensemble of M members that is ⌈S/M⌉ masks each, in turn: row s·M + m is mask s of
+    member m.
+
+    Args:
+        net: What `attach` returned, or an ensemble.
+        x: A batch.
+        samples: S.
+        masks: Given ones instead, one per site, each (S, B, C) or (S, B, T, C).
+        seed: Of the masks.
+        memory: Bytes that the largest activation of a folded pass may take, 512 MiB by default,
+            4 MiB on a CPU; it changes the speed, not the answer. Where the GPU runs out, half as
+            many masks are folded, with a warning.
+
+    Raises:
+        ValueError: On bad x, samples < 1 or bad masks.
     """
-    check_samples(samples)
+    check_counts(samples=samples)
     if isinstance(net, Ensemble) and masks is None:
         share = -(-samples // len(net.nets))
         parts = [sample_logits(member, x, share, seed=seed, memory=memory) for member in net.nets]
@@ -114,7 +154,7 @@ def sample_logits(
     check_x(net, x)
     if masks is not None:
         samples = len(masks[0]) if len(masks) else samples
-        check_samples(samples)
+        check_counts(samples=samples)
         masks = check_masks(net, masks, (samples, rows(x)))
     elif samples > 1 and not net.method.stochastic:
         one = sample_logits(net, x, 1, seed=seed, memory=memory)
@@ -135,7 +175,7 @@ def sample_logits(
 
 
 def block_rows(net: Attached, samples: int) -> int:
-    """Inputs a block of a prediction from so many masks."""
+    """How many inputs share a block of a prediction from so many masks."""
     bits = sum(site.width * (site.tokens or 1) for site in net.sites)
     return max(1, min(ROWS, NOISE // (4 * samples * bits)))
 

@@ -6,8 +6,6 @@ on B rows up to the first site, where it stops, each finished module's output ke
 folded rows, where those modules give their kept rows, repeated, instead of computing.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any
@@ -27,8 +25,10 @@ class _Reached(Exception):
 class Prefix:
     """The finished modules of one batch of B rows, ready to be replayed on S·B rows.
 
-    kept: a module's calls in order; None where it has to run again, because it changed its input
-    in place or gave its input back. A call inside a kept one is not made again, so it is not here.
+    Attributes:
+        kept: A module's calls in order; None where it has to run again, because it changed its
+            input in place or gave its input back. A call inside a kept one is not made again, so it
+            is not here.
     """
 
     def __init__(self, net: Attached, x: Any):
@@ -53,9 +53,11 @@ class Prefix:
 
 
 def replays(net: Attached, example: Any) -> bool:
-    """Whether a network gives with a replayed prefix what it gives in one plain pass. It does not
-    where a module that is not run again would have done more than return a tensor, such as append
-    its output to a list; then nothing can be kept. Masks play no part here."""
+    """Whether a network gives with a replayed prefix what it gives in one plain pass.
+
+    It does not where a module that is not run again would have done more than return a tensor, such
+    as append its output to a list; then nothing can be kept. Masks play no part here.
+    """
     example = to_device(example, device_of(net))
 
     def logits(x: Any) -> Tensor:
@@ -75,7 +77,7 @@ def replays(net: Attached, example: Any) -> bool:
 
 
 def finished(net: Attached, x: Any) -> list[tuple[nn.Module, Tensor | None]]:
-    """BatchPass the network up to its first site; the modules that returned, in order: see `Prefix`."""
+    """Run the network up to its first site; the modules that returned, in order: see `Prefix`."""
     log: list[tuple[nn.Module, Tensor | None]] = []
 
     def keep(module: nn.Module, original):

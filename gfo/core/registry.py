@@ -1,7 +1,5 @@
 """Names to things: the one place that records, commands, tables and tests look names up in."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Mapping
 from typing import Any

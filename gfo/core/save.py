@@ -1,15 +1,12 @@
 """Files: a network with its masks, written atomically, read back without running code."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from gfo.core.attached import Attached, check_bare
-from gfo.core.batch import device_of
+from gfo.core.attached import Attached, check_bare, put_masks
 from gfo.core.checks import check_net
 from gfo.core.files import write_atomically
 from gfo.core.likelihood import Categorical
@@ -18,8 +15,10 @@ from gfo.core.sites import Site, Spec
 
 
 def describe(net: Attached) -> dict[str, Any]:
-    """What must agree before weights may be loaded: plain data. The default likelihood goes
-    unsaid, as in files that were written before there were others."""
+    """What must agree before weights may be loaded, as plain data.
+
+    The default likelihood goes unsaid, as in files that were written before there were others.
+    """
     about = {"spec": _plain(net.spec), "method": net.method.name, "config": net.method.config}
     named = type(net.likelihood).__repr__ is not object.__repr__  # else it is an address
     said = repr(net.likelihood) if named else type(net.likelihood).__qualname__
@@ -31,8 +30,11 @@ def _plain(value: Any) -> Any:
 
 
 def save(net: Attached, path: str | Path) -> None:
-    """Write weights, buffers, sites and method of `net` to `path`. ValueError where `load` would
-    make another method of it: one whose class is in no registry."""
+    """Write weights, buffers, sites and method of `net` to `path`.
+
+    Raises:
+        ValueError: Where `load` would make another method of it: one whose class is in no registry.
+    """
     check_net(net)
     method = net.method
     if type(METHODS[method.name](**method.config)) is not type(method):
@@ -45,12 +47,20 @@ def save(net: Attached, path: str | Path) -> None:
 
 
 def load(path: str | Path, model: nn.Module, *, likelihood: Any = None) -> Attached:
-    """Read what `save` wrote. `model` is a bare model of the same architecture, which gets the
-    masks and the weights, or a net from `attach`, which gets the weights. `likelihood` as it was
-    in `attach`.
+    """Read what `save` wrote.
 
-    Returns the attached net, on the model's device. Raises FileNotFoundError, or ValueError where
-    the file is no gfo file or belongs to another architecture or method.
+    Args:
+        path: The file.
+        model: A bare model of the same architecture, which gets the masks and the weights, or a net
+            from `attach`, which gets the weights.
+        likelihood: As it was in `attach`.
+
+    Returns:
+        The attached net, on the model's device.
+
+    Raises:
+        FileNotFoundError: Where there is no such file.
+        ValueError: Where the file is no gfo file or belongs to another architecture or method.
     """
     content = read(path)
     about = content["gfo"]
@@ -66,7 +76,12 @@ def load(path: str | Path, model: nn.Module, *, likelihood: Any = None) -> Attac
 
 
 def read(path: str | Path) -> dict:
-    """The content of a gfo file; FileNotFoundError or ValueError in one line."""
+    """The content of a gfo file.
+
+    Raises:
+        FileNotFoundError: Where there is no such file.
+        ValueError: Where it is damaged or no gfo file.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {str(path)!r}: save one first with gfo.save(net, path)")
     try:
@@ -81,7 +96,7 @@ def read(path: str | Path) -> dict:
 
 
 def check_same(there: dict, here: dict, path: str | Path) -> None:
-    """ValueError naming the first entry in which a file and this network differ."""
+    """Raise ValueError naming the first entry in which a file and this network differ."""
     for key in here | there:
         one, other = (side.get(key, "the default") for side in (there, here))
         if one == other:
@@ -93,6 +108,7 @@ def check_same(there: dict, here: dict, path: str | Path) -> None:
 
 
 def load_state(net: Attached, state: dict, path: str | Path) -> None:
+    """Load weights that have the shapes of this network's; ValueError, before one moves, if not."""
     mine = {k: tuple(v.shape) for k, v in net.state_dict().items()}
     there = {k: tuple(v.shape) for k, v in state.items()}
     for key in mine | there:  # before a weight moves: torch copies what fits, then complains
@@ -114,7 +130,4 @@ def _attach_as(about: dict, model: nn.Module, likelihood: Any) -> Attached:
         x_size, row_bytes, tuple(batched), output,
     )  # fmt: skip
     check_bare(model)
-    method = METHODS[about["method"]](**about["config"])
-    method.build(spec, model)
-    method.to(device_of(model))
-    return Attached(model, spec, method, likelihood or Categorical())
+    return put_masks(model, spec, METHODS[about["method"]](**about["config"]), likelihood)

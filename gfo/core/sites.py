@@ -1,7 +1,5 @@
 """Where masks act: what one look at an example finds."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,19 +11,22 @@ from torch import Tensor, nn
 
 from gfo.core.batch import call, device_of, features, leaves, repeat_rows, rows, to_device
 
-LOG_Z_MAX_INPUT = 4096  # log Z reads x itself up to this many numbers an example
-
-
+LOG_Z_MAX_INPUT = 4096  # log Z reads x itself up to this many numbers per example
 DEFAULT_AXES = {2: "BC", 3: "BTC", 4: "BCHW"}
-
-
-# Modules whose output of three axes has the channels in the middle: a mask bit a channel.
+# Modules whose output of three axes has the channels in the middle: a mask bit per channel.
 CHANNELS_FIRST = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
 
 
 class Site(NamedTuple):
-    """One place where a mask acts. `axes` names each axis of the module's output: B batch,
-    T token (a mask each), C feature; any other letter is shared by one mask bit."""
+    """One place where a mask acts.
+
+    Attributes:
+        name: The module's name.
+        axes: Names each axis of the module's output: B batch, T token (a mask each), C feature; any
+            other letter is shared by one mask bit.
+        width: C, the mask bits (per token).
+        tokens: T in the example, None for a site without tokens.
+    """
 
     name: str
     axes: str
@@ -51,31 +52,49 @@ class Site(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """What one look at the example found; plain numbers and strings, so that a file can hold it."""
+    """What one look at the example found; plain numbers and strings, so that a file can hold it.
+
+    Attributes:
+        sites: In execution order.
+        classes: K.
+        shapes: Of each input tensor, without the batch axis.
+        x_size: Numbers per example of `features`, where x has few floats.
+        row_bytes: Of the largest activation of one example.
+        batched: Modules whose output is a tensor with the batch on axis 0.
+        output: Where the logits are in the model's output.
+    """
 
     sites: tuple[Site, ...]
     classes: int
-    shapes: tuple[tuple[int, ...], ...]  # of each input tensor, without the batch axis
-    x_size: int | None  # numbers an example of `features`, where x has few floats
-    row_bytes: int  # of the largest activation of one example
-    batched: tuple[str, ...]  # modules whose output is a tensor with the batch on axis 0
+    shapes: tuple[tuple[int, ...], ...]
+    x_size: int | None
+    row_bytes: int
+    batched: tuple[str, ...]
     output: str | int | None
 
     @property
     def has_tokens(self) -> bool:
-        """Whether some site has a mask a token."""
+        """Whether some site has a mask per token."""
         return any(site.tokens for site in self.sites)
 
     @property
     def log_z_size(self) -> int:
-        """Numbers an example that log Z reads: x where x is one small float tensor; else the first
-        site's activation, and what x has of floats beside it."""
+        """Numbers per example that log Z reads.
+
+        x where x is one small float tensor; else the first site's activation, and what x has of
+        floats beside it.
+        """
         x_size = self.x_size or 0
         return x_size if x_size and len(self.shapes) == 1 else x_size + self.sites[0].width
 
 
 def find_sites(model: nn.Module, sites: str | Sequence[str]) -> list[str]:
-    """Resolve module names or one pattern against the model's modules."""
+    """Resolve module names or one pattern against the model's modules.
+
+    Raises:
+        ValueError: For a pattern that matches nothing, a name that is no module's or a module's
+            second one, and for no names; the nearest name is given.
+    """
     known = [name for name, _ in model.named_modules() if name]
     first = {module: name for name, module in model.named_modules()}
     again = dict(model.named_modules(remove_duplicate=False))
@@ -99,7 +118,15 @@ def find_sites(model: nn.Module, sites: str | Sequence[str]) -> list[str]:
 
 
 def pick(output: Any, key: str | int | None) -> Tensor:
-    """The logits in a model's output; ValueError if they are not a (B, K) tensor."""
+    """The logits in a model's output.
+
+    Args:
+        output: What the model returned.
+        key: Their position in a tuple or key in a dict; None where the output is the logits.
+
+    Raises:
+        ValueError: If they are not a (B, K) tensor.
+    """
     if key is not None:
         try:
             output = output[key]
@@ -115,7 +142,18 @@ def pick(output: Any, key: str | int | None) -> Tensor:
 
 
 def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping, output) -> Spec:
-    """BatchPass the example, once as it is and once doubled, and write down what the sites look like."""
+    """Run the example, once as it is and once doubled, and write down what the sites look like.
+
+    Args:
+        model: The bare model.
+        names: Of its sites.
+        example: An input batch.
+        axes: Letters of the axes of sites whose shape cannot say them, by name.
+        output: Where the logits are in the model's output.
+
+    Raises:
+        ValueError: For an example without a row, and a site or logits that cannot be used.
+    """
     if not leaves(example):
         raise ValueError(f"example is a {type(example).__name__} without a tensor: pass tensors")
     if rows(example) < 1:
@@ -147,7 +185,7 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
         sites=sites,
         classes=pick(result, output).shape[1],
         shapes=tuple(tuple(t.shape[1:]) for t in leaves(example)),
-        x_size=floats.shape[1] if small else None,
+        x_size=floats.shape[1] if floats is not None and small else None,
         row_bytes=4 * max(growing, default=0) // batch or 1,
         batched=batched_modules(calls, double, batch),
         output=output,
@@ -160,7 +198,7 @@ def plain(output: Any) -> bool:
 
 
 def trace(model: nn.Module, x: Any) -> tuple[Any, list[tuple[str, Any]]]:
-    """BatchPass `model` on x without leaving a mark; return its output and each (module, output)."""
+    """Run `model` on x without leaving a mark; return its output and each (module, output)."""
     calls: list[tuple[str, Any]] = []
     handles = [
         module.register_forward_hook(lambda m, a, out, name=name: calls.append((name, out)))
@@ -200,7 +238,7 @@ def preserve_buffers(module: nn.Module) -> Iterator[None]:
 
 
 def check_site(name: str, outputs: list) -> None:
-    """ValueError unless a site's calls in one pass gave exactly one tensor."""
+    """Raise ValueError unless a site's calls in one pass gave exactly one tensor."""
     if not outputs:
         raise ValueError(f"site {name!r} is never called on the example: choose a module that runs")
     if len(outputs) > 1:
@@ -227,13 +265,23 @@ def usual_axes(module: nn.Module, h: Tensor) -> str | None:
 
 
 def describe(name: str, module: nn.Module, h: Tensor, axes: Sequence[str] | None) -> Site:
-    """A site's axes, width and tokens from its output on the example."""
+    """A site's axes, width and tokens from its output on the example.
+
+    Args:
+        name: The site's name.
+        module: Its module.
+        h: The module's output.
+        axes: A letter per axis, None for the usual ones.
+
+    Raises:
+        ValueError: Where the axes are not known, or do not fit the output.
+    """
     letters = "".join(axes) if axes is not None else usual_axes(module, h)
     if letters is None:
         raise ValueError(f"site {name!r} has shape {tuple(h.shape)}: name its axes with axes=…")
     if len(letters) != h.dim() or letters.count("B") != 1 or letters.count("C") != 1:
         raise ValueError(
-            f"axes {letters!r} do not fit site {name!r} of shape {tuple(h.shape)}: one letter an "
+            f"axes {letters!r} do not fit site {name!r} of shape {tuple(h.shape)}: one letter per "
             "axis, B and C once each"
         )
     tokens = h.shape[letters.index("T")] if "T" in letters else None
@@ -241,7 +289,7 @@ def describe(name: str, module: nn.Module, h: Tensor, axes: Sequence[str] | None
 
 
 def check_batch(site: Site, one: Tensor, two: Tensor, batch: int) -> None:
-    """ValueError unless axis "B" of a site holds the rows of the example, and of twice those."""
+    """Raise ValueError unless axis "B" holds the example's rows, and twice those when doubled."""
     axis = site.axes.index("B")
     if (one.shape[axis], two.shape[axis]) != (batch, 2 * batch):
         raise ValueError(
@@ -251,8 +299,10 @@ def check_batch(site: Site, one: Tensor, two: Tensor, batch: int) -> None:
 
 
 def batched_modules(calls: list, double: list, batch: int) -> tuple[str, ...]:
-    """Modules whose every output is a tensor that grows with the batch on axis 0, and only there:
-    their rows may be computed once and repeated."""
+    """Modules whose every output is a tensor that grows with the batch on axis 0, and only there.
+
+    Their rows may be computed once and repeated.
+    """
     verdict: dict[str, bool] = {}
     for (name, one), (_, two) in zip(calls, double, strict=True):
         grows = (

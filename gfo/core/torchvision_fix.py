@@ -7,8 +7,6 @@ Declaring the two schemas is enough; the detection operators stay unavailable an
 themselves. A healthy torchvision is left alone.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

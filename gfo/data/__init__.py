@@ -1,7 +1,5 @@
 """Data sets, one file each, as tensors that stay on a device."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from gfo.core.registry import DATASETS
@@ -16,10 +14,16 @@ from gfo.data.transforms import crop_flip, random_labels, rotate
 def load(name: str = "digits", root: str | Path | None = None, seed: int = 0, **how) -> Splits:
     """The data set `name`, split by `seed`.
 
-    root: where its files lie or are downloaded to; by default the folder in the environment
-    variable GFO_DATA, else ./data. "digits" needs none. how: further arguments of that data set,
-    such as `sizes` of CIFAR. Raises ValueError for an unknown name, FileNotFoundError where files
-    are missing and cannot be downloaded.
+    Args:
+        name: A registered data set, such as "digits" or "cifar10".
+        root: Where its files lie or are downloaded to; by default the folder in the environment
+            variable GFO_DATA, else ./data. "digits" needs none.
+        seed: Of the split.
+        **how: Further arguments of that data set, such as `sizes` of CIFAR.
+
+    Raises:
+        ValueError: For an unknown name.
+        FileNotFoundError: Where files are missing and cannot be downloaded.
     """
     return DATASETS[name](root, seed, **how)
 

@@ -6,10 +6,9 @@ by a half-Gaussian line kernel of our own instead of ImageMagick's, and the fros
 five textures of the package torch-uncertainty-assets. The arrays themselves: `gfo.data.cifar_c`.
 """
 
-from __future__ import annotations
-
 import functools
 import math
+from collections.abc import Callable
 from importlib import resources
 
 import numpy as np
@@ -37,13 +36,24 @@ TEXTURE_SCALE = 0.2
 
 
 def corrupt(x: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
-    """Raw images (n, C, H, W) in [0, 1] under "gaussian_noise", "snow" or "frost", C = 1 or 3.
+    """Corrupt raw images, at one of five severities.
 
-    The same seed gives image i the same random numbers at every severity. Raises ValueError for an
-    unknown name, a severity outside 1–5, or images of another shape or range.
+    The same seed gives image i the same random numbers at every severity.
+
+    Args:
+        x: Raw images (n, C, H, W) in [0, 1], C = 1 or 3.
+        name: "gaussian_noise", "snow" or "frost".
+        severity: 1 to 5.
+        seed: Of the noise, flakes and crops.
+
+    Returns:
+        Images of the same shape and range.
+
+    Raises:
+        ValueError: For an unknown name, a severity outside 1–5, or images of another shape or
+            range.
     """
-    change = CORRUPTIONS[name]
-    check_severity(severity)
+    change = corruption(name, severity)
     if x.dim() != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"images have shape {tuple(x.shape)}, need (n, 1 or 3, height, width)")
     if not len(x) or float(x.min()) < 0 or float(x.max()) > 1:
@@ -56,9 +66,12 @@ def corrupt(x: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
     return torch.cat(parts)
 
 
-def check_severity(severity: int) -> None:
+def corruption(name: str, severity: int) -> Callable[..., Tensor]:
+    """The change `name`; ValueError where there is none, or no such severity."""
+    change = CORRUPTIONS[name]
     if severity not in SEVERITIES:
         raise ValueError(f"severity is {severity}, needs to be one of 1, 2, 3, 4, 5")
+    return change
 
 
 @CORRUPTIONS.register("gaussian_noise")
@@ -70,8 +83,10 @@ def gaussian_noise(x: Tensor, severity: int, gen: torch.Generator) -> Tensor:
 
 @CORRUPTIONS.register("snow")
 def snow(x: Tensor, severity: int, gen: torch.Generator) -> Tensor:
-    """Bright flakes, blurred along a line and laid over a whitened image, once as they fall and
-    once turned by 180°."""
+    """Bright flakes, blurred along a line and laid over a whitened image.
+
+    They are laid once as they fall and once turned by 180°.
+    """
     mean, std, zoom, threshold, radius, sigma, share = SNOW[severity - 1]
     n, channels, height, width = x.shape
     flakes = mean + std * torch.randn(n, 1, height, width, generator=gen, device=x.device)
@@ -112,8 +127,16 @@ def zoomed(layer: Tensor, zoom: float) -> Tensor:
 
 
 def streaked(layer: Tensor, radius: int, sigma: float, degrees: Tensor) -> Tensor:
-    """(n, 1, H, W) blurred along a line from each pixel, at an angle an image (n,): weights
-    exp(−i²/2σ²) at distances i = 0 … 2·radius, normalised; edges repeat."""
+    """(n, 1, H, W) blurred along a line from each pixel.
+
+    Weights are exp(−i²/2σ²) at distances i = 0 … 2·radius, normalised; edges repeat.
+
+    Args:
+        layer: (n, 1, H, W).
+        radius: Half the length of the line, in pixels.
+        sigma: σ, in pixels.
+        degrees: Of the line, one angle per image, (n,).
+    """
     height, width = layer.shape[2:]
     steps = torch.arange(2 * radius + 1, device=layer.device)
     weights = torch.exp(-0.5 * (steps / sigma) ** 2)

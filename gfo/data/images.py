@@ -1,10 +1,9 @@
 """Images with labels: digits, MNIST, CIFAR, SVHN."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +15,23 @@ from gfo.data.splits import Part, Splits, data_root, fetch, split
 
 @DATASETS.register("digits")
 def digits(root=None, seed: int = 0, *, size: int = 28, channels: int = 1) -> Splits:
-    """1,000 to train, 200 to validate, 200 to tune, 397 to test; brought to 28×28 (bilinear), so
-    that the networks for MNIST run on them. size=32, channels=3 gives them the shape of CIFAR,
-    three equal channels. `root` is not needed."""
+    """The digits bundled with scikit-learn, brought to 28×28 (bilinear).
+
+    So the networks for MNIST run on them. 1,000 to train, 200 to validate, 200 to tune, 397 to
+    test. size=32, channels=3 gives them the shape of CIFAR, three equal channels.
+
+    Args:
+        root: Not needed.
+        seed: Of the split.
+        size: Height and width.
+        channels: How many equal ones.
+    """
     return split("digits", digits_part(size, channels), (1000, 200, 200), None, 10, seed)
 
 
 def digits_part(size: int, channels: int) -> Part:
     """All 1,797 raw images (n, channels, size, size) in [0, 1] and their labels."""
-    bunch = load_digits()
+    bunch: Any = load_digits()
     small = torch.tensor(bunch.images / 16.0, dtype=torch.float32)[:, None]  # (n, 1, 8, 8)
     x = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
     return x.repeat(1, channels, 1, 1), torch.tensor(bunch.target, dtype=torch.long)
@@ -32,7 +39,7 @@ def digits_part(size: int, channels: int) -> Part:
 
 @DATASETS.register("mnist")
 def mnist(root: str | Path | None = None, seed: int = 0) -> Splits:
-    """50,000 to train, 5,000 to validate, 5,000 to tune (by seed), 10,000 to test; 28×28."""
+    """MNIST, 28×28: 50,000 to train, 5,000 to validate, 5,000 to tune (by seed), 10,000 to test."""
     root = data_root(root)
     pool, test = (_part(root, train) for train in (True, False))
     return split("mnist", pool, (50_000, 5_000, 5_000), test, 10, seed)
@@ -55,10 +62,16 @@ def cifar(
     *,
     sizes: Sequence[int] = (45_000, 2_500, 2_500),
 ) -> Splits:
-    """Colour images 32×32, 10,000 to test. sizes: how many of the other 50,000 to train, to
-    validate and to tune (by seed)."""
+    """CIFAR, colour images 32×32, 10,000 to test.
+
+    Args:
+        name: "cifar10" or "cifar100".
+        root: Where the files lie, see `gfo.data.load`.
+        seed: Of the split.
+        sizes: How many of the other 50,000 to train, to validate and to tune.
+    """
     pool, test = (cifar_part(name, root, train) for train in (True, False))
-    return split(name, pool, tuple(sizes), test, 10 if name == "cifar10" else 100, seed)
+    return split(name, pool, sizes, test, 10 if name == "cifar10" else 100, seed)
 
 
 def cifar_part(name: str, root: str | Path | None, train: bool) -> Part:
@@ -79,15 +92,17 @@ DATASETS["cifar100"] = partial(cifar, "cifar100")
 
 @DATASETS.register("svhn")
 def svhn(
-    root: str | Path | None = None,
-    seed: int = 0,
-    *,
-    sizes: Sequence[int] = (65_000, 4_000, 4_000),
+    root: str | Path | None = None, seed: int = 0, *, sizes: Sequence[int] = (65_000, 4_000, 4_000)
 ) -> Splits:
-    """Colour images 32×32 of house numbers, 26,032 to test. sizes: how many of the other 73,257 to
-    train, to validate and to tune (by seed)."""
+    """SVHN, colour images 32×32 of house numbers, 26,032 to test.
+
+    Args:
+        root: Where the files lie, see `gfo.data.load`.
+        seed: Of the split.
+        sizes: How many of the other 73,257 to train, to validate and to tune.
+    """
     pool, test = (svhn_part(root, part) for part in ("train", "test"))
-    return split("svhn", pool, tuple(sizes), test, 10, seed)
+    return split("svhn", pool, sizes, test, 10, seed)
 
 
 def svhn_part(root: str | Path | None, part: str) -> Part:

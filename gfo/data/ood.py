@@ -1,8 +1,8 @@
 """Images from outside a data set, for out-of-distribution detection."""
 
-from __future__ import annotations
-
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,21 @@ SIDE = 32
 def outside(
     name: str, splits: Splits, n: int, root: str | Path | None = None, seed: int = 0
 ) -> Tensor:
-    """`n` images of another source, or all it has if fewer, as a network of `splits` reads them.
+    """Images of another source, as a network of `splits` reads them.
 
-    name: "svhn", "cifar10", "cifar100" (their test sets), "digits", "photos" (crops of the two
-    photographs in scikit-learn), "noise" (uniform pixels). The seed draws which; the images are
-    normalised by the training part of `splits`, not by their own.
-    Raises ValueError where `name` is unknown or the data set itself, FileNotFoundError where its
-    files are missing.
+    They are normalised by the training part of `splits`, not by their own.
+
+    Args:
+        name: "svhn", "cifar10", "cifar100" (their test sets), "digits", "photos" (crops of the two
+            photographs in scikit-learn), "noise" (uniform pixels).
+        splits: What the network was trained on.
+        n: How many, or all there are if fewer.
+        root: Where the files lie, see `gfo.data.load`.
+        seed: Draws which.
+
+    Raises:
+        ValueError: Where `name` is unknown or the data set itself.
+        FileNotFoundError: Where its files are missing.
     """
     if name == splits.name:
         raise ValueError(f"{name} is what the network was trained on: nothing outside about it")
@@ -39,29 +47,15 @@ def _some(x: Tensor, n: int, gen: torch.Generator) -> Tensor:
     return x[torch.randperm(len(x), generator=gen)[:n]]
 
 
-@OUTSIDE.register("svhn")
-def _svhn(root, n, gen):
-    return _some(svhn_part(root, "test")[0], n, gen)
+def _cifar(name: str, root: Any, n: int, gen: torch.Generator) -> Tensor:
+    return _some(cifar_part(name, root, train=False)[0], n, gen)
 
 
-@OUTSIDE.register("cifar10")
-def _cifar10(root, n, gen):
-    return _some(cifar_part("cifar10", root, train=False)[0], n, gen)
-
-
-@OUTSIDE.register("cifar100")
-def _cifar100(root, n, gen):
-    return _some(cifar_part("cifar100", root, train=False)[0], n, gen)
-
-
-@OUTSIDE.register("digits")
-def _digits(root, n, gen):
-    return _some(digits_part(SIDE, 3)[0], n, gen)
-
-
-@OUTSIDE.register("noise")
-def _noise(root, n, gen):
-    return torch.rand(n, 3, SIDE, SIDE, generator=gen)
+OUTSIDE["svhn"] = lambda root, n, gen: _some(svhn_part(root, "test")[0], n, gen)
+OUTSIDE["cifar10"] = partial(_cifar, "cifar10")
+OUTSIDE["cifar100"] = partial(_cifar, "cifar100")
+OUTSIDE["digits"] = lambda root, n, gen: _some(digits_part(SIDE, 3)[0], n, gen)
+OUTSIDE["noise"] = lambda root, n, gen: torch.rand(n, 3, SIDE, SIDE, generator=gen)
 
 
 @OUTSIDE.register("photos")

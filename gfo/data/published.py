@@ -1,7 +1,5 @@
 """The official CIFAR-10-C and CIFAR-100-C arrays, where the user has them."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from pathlib import Path
@@ -9,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gfo.data.corruptions import CORRUPTIONS, check_severity
+from gfo.data.corruptions import corruption
 from gfo.data.splits import Part, data_root, unit
 
 FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}
@@ -28,7 +26,7 @@ MD5 = {
         "frost": "3a39c6823bdfaa0bf8b12fe7004b8117",
     },
 }
-IMAGES = 10_000  # the whole test set, once a severity
+IMAGES = 10_000  # the whole test set, once per severity
 
 
 def has_cifar_c(dataset: str, root: str | Path | None = None) -> bool:
@@ -37,16 +35,26 @@ def has_cifar_c(dataset: str, root: str | Path | None = None) -> bool:
 
 
 def cifar_c(dataset: str, name: str, severity: int, root: str | Path | None = None) -> Part:
-    """The 10,000 test images of `dataset` under corruption `name` at `severity` as published by
-    Hendrycks & Dietterich (2019): raw images (n, 3, 32, 32) in [0, 1], in the order of the test
-    set, and labels.
+    """The 10,000 test images of `dataset` under a corruption, as published.
 
-    Raises ValueError for a name or severity that does not exist, FileNotFoundError where the
-    arrays are missing or are not the published ones.
+    By Hendrycks & Dietterich (2019).
+
+    Args:
+        dataset: "cifar10" or "cifar100".
+        name: The corruption, see `corrupt`.
+        severity: 1 to 5.
+        root: Where the folder of arrays lies, see `gfo.data.load`.
+
+    Returns:
+        Raw images (n, 3, 32, 32) in [0, 1], in the order of the test set, and labels.
+
+    Raises:
+        ValueError: For a name or severity that does not exist.
+        FileNotFoundError: Where the arrays are missing or are not the published ones.
     """
     if dataset not in FOLDERS:
         raise ValueError(f"there is no official corrupted {dataset}; known: {', '.join(FOLDERS)}")
-    CORRUPTIONS[name], check_severity(severity)
+    corruption(name, severity)  # raises where there is none
     rows = slice((severity - 1) * IMAGES, severity * IMAGES)
     folder = data_root(root) / FOLDERS[dataset]
     x, y = (_array(folder / f"{part}.npy", dataset, part)[rows] for part in (name, "labels"))

@@ -1,12 +1,10 @@
 """Four parts of a data set, normalised by the training part."""
 
-from __future__ import annotations
-
 import getpass
 import os
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,9 @@ Part = tuple[Tensor, Tensor]  # x (n, channels, height, width) float, y (n,) lon
 
 @dataclass(frozen=True)
 class Splits:
-    """train and valid for fitting, tune for choosing settings, test for reporting.
+    """The four parts: train and valid for fitting, tune for choosing settings, test for reporting.
 
-    Images are (x − mean) / std with one mean and std a channel, of the training part.
+    Images are (x − mean) / std with one mean and std per channel, of the training part.
     """
 
     name: str
@@ -42,7 +40,10 @@ class Splits:
 
     def normalised(self, raw: Tensor) -> Tensor:
         """Raw images in [0, 1], of this data set or another, as the networks of this one read them.
-        ValueError where their shape is another."""
+
+        Raises:
+            ValueError: Where their shape is another.
+        """
         if raw.shape[1:] != self.train[0].shape[1:]:
             need = tuple(self.train[0].shape[1:])
             raise ValueError(f"images of shape {tuple(raw.shape[1:])}, {self.name} has {need}")
@@ -54,12 +55,21 @@ class Splits:
 
 
 def split(
-    name: str, pool: Part, sizes: tuple[int, int, int], test: Part | None, classes: int, seed: int
+    name: str, pool: Part, sizes: Sequence[int], test: Part | None, classes: int, seed: int
 ) -> Splits:
-    """Cut raw images (float in [0, 1], or uint8) into train, valid and tune (and test, where none
-    is given, from the rest) by a permutation drawn from `seed`, and normalise them.
+    """Cut raw images into train, valid and tune, and normalise them.
 
-    Raises ValueError where `sizes` ask for more images than there are, or for none to train on.
+    Args:
+        name: Of the data set.
+        pool: Images (float in [0, 1], or uint8) and labels to cut, by a permutation drawn from
+            `seed`.
+        sizes: Of train, valid and tune.
+        test: The test part; None takes the rest of `pool`.
+        classes: K.
+        seed: Of the permutation.
+
+    Raises:
+        ValueError: Where `sizes` ask for more images than there are, or for none to train on.
     """
     x, y = pool
     if sizes[0] < 2 or min(sizes) < 0 or sum(sizes) > len(y):
@@ -75,7 +85,7 @@ def split(
     mean = train[0].mean((0, 2, 3), keepdim=True)  # (n, C, H, W) -> (1, C, 1, 1)
     std = train[0].std((0, 2, 3), keepdim=True)
     parts = [((images - mean) / std, labels) for images, labels in (train, valid, tune, test)]
-    return Splits(name, *parts, mean, std, classes)
+    return Splits(name, *parts, mean=mean, std=std, classes=classes)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -84,10 +94,21 @@ def unit(x: Tensor) -> Tensor:
 
 
 def fetch(name: str, root: Path, holds: str, read: Callable[[], Any]) -> Any:
-    """What `read` gets from torchvision, which downloads and verifies checksums; where that fails,
-    FileNotFoundError in one line. One process at a time: two that download would find each other's
-    half-written files. The lock is not under root, which may be read-only; each user has one, since
-    the folder of temporary files keeps others out of it."""
+    """What `read` gets from torchvision, which downloads and verifies checksums.
+
+    One process at a time: two that download would find each other's half-written files. The lock
+    is not under root, which may be read-only; each user has one, since the folder of temporary
+    files keeps others out of it.
+
+    Args:
+        name: Of the data set.
+        root: Where its files lie.
+        holds: What root has to hold, for the message.
+        read: Reads, and downloads what is missing.
+
+    Raises:
+        FileNotFoundError: In one line, where that fails.
+    """
     place = zlib.crc32(f"{getpass.getuser()} {root.resolve()}".encode())
     try:
         with FileLock(Path(tempfile.gettempdir()) / f"gfo-{name}-{place:08x}.lock"):
@@ -100,4 +121,5 @@ def fetch(name: str, root: Path, holds: str, read: Callable[[], Any]) -> Any:
 
 
 def data_root(root: str | Path | None) -> Path:
+    """Where data sets lie: `root`, else GFO_DATA, else ./data."""
     return Path(root or os.environ.get("GFO_DATA") or "data")

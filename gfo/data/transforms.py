@@ -1,7 +1,5 @@
 """Batched changes of images and labels: rotation, crops and flips, label noise."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -13,9 +11,11 @@ from gfo.data.splits import Splits
 
 
 def rotate(x: Tensor, degrees: Tensor | float) -> Tensor:
-    """Rotate raw images (n, C, H, W) counter-clockwise about their centre; bilinear, black outside.
+    """Rotate raw images counter-clockwise about their centre; bilinear, black outside.
 
-    degrees: one angle, or one an image (n,). Angle 0 gives the images back exactly.
+    Args:
+        x: (n, C, H, W).
+        degrees: One angle, or one per image (n,). Angle 0 gives the images back exactly.
     """
     angle = torch.as_tensor(degrees, dtype=torch.float64).expand(len(x)) * (math.pi / 180)
     cos, sin = angle.cos(), angle.sin()
@@ -31,9 +31,15 @@ def rotate(x: Tensor, degrees: Tensor | float) -> Tensor:
 
 
 def crop_flip(x: Tensor, gen: torch.Generator, *, pad: int = 4) -> Tensor:
-    """Each image (n, C, H, W) moved by up to `pad` pixels either way, and mirrored half the time:
-    the usual augmentation of CIFAR, on the device of `gen`. What moves in is 0, so the mean colour
-    where x is normalised."""
+    """Each image moved by a few pixels, and mirrored half the time: CIFAR's usual augmentation.
+
+    What moves in is 0, so the mean colour where x is normalised.
+
+    Args:
+        x: (n, C, H, W), on the device of `gen`.
+        gen: Draws the moves.
+        pad: The most pixels that an image moves either way.
+    """
     n, _, height, width = x.shape
 
     def draw(high: int) -> Tensor:
@@ -48,9 +54,19 @@ def crop_flip(x: Tensor, gen: torch.Generator, *, pad: int = 4) -> Tensor:
 
 
 def random_labels(y: Tensor, classes: int, share: float, gen: torch.Generator) -> Tensor:
-    """Labels (n,) of which round(share · n), picked at random, are drawn anew: uniform over all
-    `classes`, so that one in `classes` of them is right by luck. ValueError for a share outside
-    [0, 1]."""
+    """Labels of which a share, picked at random, is drawn anew.
+
+    They are uniform over all classes, so that one in `classes` of them is right by luck.
+
+    Args:
+        y: (n,).
+        classes: K.
+        share: Of labels drawn anew; round(share · n) of them.
+        gen: Draws which, and the labels.
+
+    Raises:
+        ValueError: For a share outside [0, 1].
+    """
     if not 0 <= share <= 1:
         raise ValueError(f"share is {share}, needs to lie in [0, 1]")
     picked = torch.randperm(len(y), generator=gen)[: round(share * len(y))]

@@ -1,7 +1,6 @@
 """What learned masks do: how far they moved, what their probability follows, what they buy."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,8 +17,16 @@ from gfo.evaluate.stats import pearson
 
 
 def passes(net: Attached, x: Any, y: Tensor, source: str, samples: int, seed: int):
-    """`samples` masked passes with prefixes drawn by "q", "p" or "test"; both policies scored. What
-    they saw comes back to the device of y."""
+    """Masked passes on one batch, in which both policies are scored.
+
+    Args:
+        net: The network.
+        x: The batch.
+        y: Its labels; what a pass saw comes back to their device.
+        source: What draws the prefixes: "q", "p" or "test".
+        samples: How many passes.
+        seed: Of the masks.
+    """
     back = y.device
     x, y = to_device((x, y), device_of(net))
     for index in range(samples):
@@ -31,15 +38,30 @@ def passes(net: Attached, x: Any, y: Tensor, source: str, samples: int, seed: in
         yield Pass(*to_device(list(out), back))
 
 
+def log_probs(runs: Sequence[Pass], n: int) -> list[Tensor]:
+    """log q, log p and log-likelihood of S passes over n examples, each (n, S), in nats."""
+    names = ("log_q", "log_p", "log_lik")
+    return [torch.stack([getattr(r, name).expand(n) for r in runs], 1) for name in names]
+
+
 def policy_divergences(
     net: Attached, x: Any, y: Tensor, *, keep: float = 0.5, samples: int = 5, seed: int = 0
 ) -> dict[str, list[float]]:
     """How far q and p are from independent Bernoulli(keep) masks and from each other.
 
-    Returns, per site, mean nats an example: "p_moved" KL(p ‖ Bernoulli), "q_moved"
-    KL(q ‖ Bernoulli), "q_from_p" KL(q ‖ p). Each layer's divergence is in closed form, averaged
-    over `samples` prefixes drawn from its left argument. Entries a method has no policy for are
-    left out.
+    Each layer's divergence is in closed form, averaged over prefixes drawn from its left argument.
+
+    Args:
+        net: The network.
+        x: A batch.
+        y: Its labels.
+        keep: Of the Bernoulli.
+        samples: How many prefixes.
+        seed: Of the prefixes.
+
+    Returns:
+        Per site, mean nats per example. "p_moved" KL(p ‖ Bernoulli), "q_moved" KL(q ‖ Bernoulli),
+        "q_from_p" KL(q ‖ p). Entries that a method has no policy for are left out.
     """
     found: dict[str, list[float]] = {}
 
@@ -65,11 +87,19 @@ def policy_divergences(
 def keep_probabilities(
     net: Attached, x: Any, y: Tensor, *, samples: int = 5, seed: int = 0
 ) -> dict[str, list[Tensor]]:
-    """Keep-probability of every unit for every example, averaged over sampled prefixes.
+    """Keep-probability of every mask bit for every example, averaged over sampled prefixes.
 
-    Returns, where the method has them, "q" (prefixes and probabilities from q, label given) and
-    "p" (probabilities from p, prefixes from whichever of the two tests): one tensor a site, (B, C)
-    or (B, T, C).
+    Args:
+        net: The network.
+        x: A batch.
+        y: Its labels.
+        samples: How many prefixes.
+        seed: Of the prefixes.
+
+    Returns:
+        Where the method has them, "q" (prefixes and probabilities from q, label given) and "p"
+        (probabilities from p, prefixes from whichever of the two tests), one tensor per site, (B,
+        C) or (B, T, C).
     """
     found = {}
     for name, source in (("q", "q"), ("p", "test")):
@@ -87,20 +117,27 @@ def keep_probabilities(
 def correlations(
     net: Attached, x: Any, y: Tensor, *, masks: int = 100, permutations: int = 999, seed: int = 0
 ) -> dict[str, float]:
-    """Correlation over masks drawn from q (labels given), an example at a time.
+    """Correlation over masks drawn from q (labels given), example by example.
 
-    "reward": log q(z|x,y) with log R(z), the paper's A.2. Both hold log p(z|x), so they agree
-    even where nothing was learned from the data. "data": log q − log p with log p(y|x,z), what is
-    left. Each with its mean over examples, and the share of examples whose one-sided permutation
-    p-value is at most 0.05. Empty for a method without q.
+    Args:
+        net: The network.
+        x: A batch.
+        y: Its labels.
+        masks: How many per example.
+        permutations: Of the test.
+        seed: Of the masks and permutations.
+
+    Returns:
+        Empty for a method without q. "reward" is of log q(z|x,y) with log R(z), the paper's A.2.
+        Both hold log p(z|x), so they agree even where nothing was learned from the data. "data" is
+        of log q − log p with log p(y|x,z), what is left. Each with its mean over examples, their
+        standard deviation, and the share of examples whose one-sided permutation p-value is at most
+        0.05.
     """
     if net.method.q is None:
         return {}
     runs = list(passes(net, x, y, "q", masks, seed))
-    log_q, log_p, log_lik = (
-        torch.stack([getattr(r, name).expand(len(y)) for r in runs], 1).cpu()
-        for name in ("log_q", "log_p", "log_lik")
-    )  # each (B, masks)
+    log_q, log_p, log_lik = (t.cpu() for t in log_probs(runs, len(y)))
     pairs = {
         "reward": (log_q, net.method.log_reward(log_lik, log_p, len(y))),
         "data": (
@@ -120,8 +157,10 @@ def correlations(
 
 
 def permutation_p(a: Tensor, b: Tensor, permutations: int, seed: int) -> Tensor:
-    """One-sided permutation p-value of pearson(a, b) > 0 for each row, (B,): (1 + the number of
-    shuffles with at least that correlation) / (1 + permutations)."""
+    """One-sided permutation p-value of pearson(a, b) > 0 for each row, (B,).
+
+    (1 + the number of shuffles with at least that correlation) / (1 + permutations).
+    """
     observed, count = pearson(a, b), torch.ones(len(a))
     gen = generator(seed, "permutations")
     for _ in range(permutations):
@@ -131,9 +170,19 @@ def permutation_p(a: Tensor, b: Tensor, permutations: int, seed: int) -> Tensor:
 
 
 def distances(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed: int = 0) -> dict:
-    """Manhattan distance between the mean masks (over `samples` test-time masks) of pairs of
-    inputs, mean over pairs of one class ("within") and of two ("between"), in mask bits; and
-    "chance", what masks with one keep-probability a unit for all inputs would show by sampling."""
+    """Manhattan distance between the mean masks of pairs of inputs, in mask bits.
+
+    Args:
+        net: The network.
+        x: A batch.
+        y: Its labels.
+        samples: Test-time masks per mean.
+        seed: Of the masks.
+
+    Returns:
+        Means over pairs of one class ("within") and of two ("between"), and under "chance" what
+        masks with one keep-probability per bit for all inputs would show by sampling.
+    """
     runs = list(passes(net, x, y, "test", samples, seed))
     sites = zip(*(r.masks for r in runs), strict=True)
     flat = torch.cat([torch.stack(z).mean(0).flatten(1) for z in sites], 1)
@@ -153,9 +202,20 @@ def distances(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed: int 
 
 
 def predictive_nll(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed: int = 0) -> dict:
-    """Negative log-likelihood of the mask-averaged predictive, nats an example, with masks from p
-    (or the test-time policy), from q given the true label, from p of another example ("shuffled"),
-    and fair coins ("uniform"). "q" knows the answer: it says how much a label tells about masks."""
+    """Negative log-likelihood of the mask-averaged predictive under several kinds of masks.
+
+    Args:
+        net: The network.
+        x: A batch.
+        y: Its labels.
+        samples: Masks per example.
+        seed: Of the masks.
+
+    Returns:
+        Nats per example. Masks are from "p" (or the test-time policy), from "q" given the true
+        label, from p of another example ("shuffled"), and fair coins ("uniform"). "q" knows the
+        answer, so it says how much a label tells about masks.
+    """
     sets: dict[str, list[Tensor]] = {}
     for name, source in (("p", "test"), ("q", "q")):
         if name == "p" or net.method.q is not None:
@@ -176,11 +236,25 @@ def predictive_nll(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed:
 
 
 def layer_dependence(net: Attached, x: Any, y: Tensor, *, samples: int = 50, seed: int = 0) -> list:
-    """How much the masks of each later site tell of the earlier ones' effect, nats an example:
+    """How much the masks of each later site tell of the earlier ones' effect.
+
     Σ_i I(z_{l,i}; z_{<l} | x) under the test-time policy, estimated from `samples` prefixes (which
     loses about one part in `samples`); an upper bound on the dependence between layers. Zero for
-    independent layers. A unit-wise policy's dependence inside a layer counts too. ValueError for
-    a method without a policy."""
+    independent layers. A unit-wise policy's dependence inside a layer counts too.
+
+    Args:
+        net: The network.
+        x: A batch.
+        y: Its labels.
+        samples: How many prefixes.
+        seed: Of the prefixes.
+
+    Returns:
+        Nats per example, a number for each site but the first.
+
+    Raises:
+        ValueError: For a method without a policy.
+    """
     name = net.method.test
     if getattr(net.method, name) is None:
         raise ValueError(f"{net.method.name} has no distribution over masks: no dependence to see")

@@ -1,8 +1,7 @@
-"""Scores of predictive probabilities: accuracy, likelihood, calibration, ranking of a rare class."""
-
-from __future__ import annotations
+"""Scores of predictive probabilities: accuracy, likelihood, calibration, a rare class's ranking."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import (
@@ -16,8 +15,15 @@ from torch import Tensor
 
 
 def ece(probs: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al., 2017): mean |accuracy − confidence| over equal-width
-    bins of confidence, weighted by their share. probs (B, K), y (B,); a number in [0, 1]."""
+    """Expected calibration error (Guo et al., 2017), a number in [0, 1].
+
+    Mean |accuracy − confidence| over equal-width bins of confidence, weighted by their share.
+
+    Args:
+        probs: (B, K).
+        y: (B,).
+        bins: How many.
+    """
     confidence, hit = probs.max(1), probs.argmax(1) == y
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     gap = np.bincount(which, hit - confidence, minlength=bins)
@@ -25,8 +31,16 @@ def ece(probs: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
 
 
 def reliability(probs: Tensor, y: Tensor, bins: int = 15) -> dict[str, list[float]]:
-    """What a reliability diagram draws: mean confidence, accuracy and share of each of `bins`
-    equal-width bins of confidence that is not empty. probs (B, K), y (B,)."""
+    """What a reliability diagram draws.
+
+    Args:
+        probs: (B, K).
+        y: (B,).
+        bins: How many equal-width bins of confidence.
+
+    Returns:
+        Mean "confidence", "accuracy" and "share" of each bin that is not empty.
+    """
     confidence, predicted = (t.cpu().double().numpy() for t in probs.max(1))
     hit = predicted == y.cpu().numpy()
     which = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -39,7 +53,7 @@ def reliability(probs: Tensor, y: Tensor, bins: int = 15) -> dict[str, list[floa
 
 
 def selective_accuracy(probs: Tensor, y: Tensor, coverages: Sequence[float]) -> list[float]:
-    """Accuracy on the most confident share of inputs, a number a coverage in (0, 1]."""
+    """Accuracy on the most confident share of inputs, a number per coverage in (0, 1]."""
     confidence, predicted = probs.max(1)
     hit = (predicted.cpu() == y.cpu()).double()[confidence.cpu().argsort(descending=True)]
     return [float(hit[: max(1, round(c * len(hit)))].mean()) for c in coverages]
@@ -51,8 +65,18 @@ def brier(probs: np.ndarray, y: np.ndarray) -> float:
 
 
 def clustered_error(values: np.ndarray, groups: np.ndarray) -> float:
-    """Standard error of the mean of `values` (n,) where those of one group (n,) may depend on each
-    other in any way, and groups are independent (the linearised ratio estimator)."""
+    """Standard error of the mean of values that depend on each other within groups.
+
+    Those of one group may do so in any way, and groups are independent (the linearised ratio
+    estimator).
+
+    Args:
+        values: (n,).
+        groups: Which group each is of, (n,).
+
+    Returns:
+        The error; NaN for a single group.
+    """
     _, index = np.unique(groups, return_inverse=True)
     sums = np.bincount(index, values - values.mean())
     count = len(sums)
@@ -62,9 +86,12 @@ def clustered_error(values: np.ndarray, groups: np.ndarray) -> float:
 
 
 def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:
-    """accuracy (0–1), nll (nats an example), brier, ece of a predictive (B, K) against y (B,).
+    """Scores of a predictive (B, K) against labels y (B,).
 
     No example counts more than 36.04 nats: scikit-learn takes probabilities below 2.2e-16 for that.
+
+    Returns:
+        "accuracy" (0–1), "nll" (nats per example), "brier" and "ece".
     """
     p = probs.detach().cpu().double().numpy()
     p = p / p.sum(1, keepdims=True)  # float32 rows miss 1 by 1e-7, which log_loss warns about
@@ -84,11 +111,20 @@ def scored(single: Tensor, y: Tensor) -> dict[str, float]:
 
 
 def decisions(prob: np.ndarray, y: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
-    """Precision, recall and F1 of saying yes where prob (n,) ≥ threshold, against y (n,) in {0, 1}:
-    "_pos" of the positive class, "_macro" the plain mean over both classes. Numbers in [0, 1]; a
-    precision is 0 where nothing was said."""
+    """Precision, recall and F1 of saying yes where the probability reaches a threshold.
+
+    Args:
+        prob: (n,).
+        y: (n,) in {0, 1}.
+        threshold: From which on yes is said.
+
+    Returns:
+        Numbers in [0, 1]; "_pos" of the positive class, "_macro" the plain mean over both classes.
+        A precision is 0 where nothing was said.
+    """
     said = (prob >= threshold).astype(int)
-    by_class = precision_recall_fscore_support(y, said, labels=[0, 1], zero_division=0)[:3]
+    how: Any = dict(labels=[0, 1], zero_division=0)  # 0 is allowed, whatever its type says
+    by_class: Any = precision_recall_fscore_support(y, said, **how)[:3]
     found = {}
     for name, (no, yes) in zip(("precision", "recall", "f1"), by_class, strict=True):
         found |= {f"{name}_macro": float(no + yes) / 2, f"{name}_pos": float(yes)}
@@ -104,8 +140,15 @@ def ranking(prob: np.ndarray, y: np.ndarray) -> dict[str, float]:
 
 
 def best_threshold(prob: np.ndarray, y: np.ndarray) -> float:
-    """The threshold of highest macro F1, halfway between two neighbouring values of prob (n,), or
-    half above or below them all."""
+    """The threshold of highest macro F1.
+
+    Args:
+        prob: (n,).
+        y: (n,) in {0, 1}.
+
+    Returns:
+        Halfway between two neighbouring values of prob, or half above or below them all.
+    """
     order = np.argsort(-prob, kind="stable")
     ends = np.concatenate([[prob.max() + 1], prob[order], [prob.min() - 1]])
     said = np.arange(len(prob) + 1)  # yes to the first k, k = 0 … n
@@ -119,7 +162,13 @@ def best_threshold(prob: np.ndarray, y: np.ndarray) -> float:
 
 
 def without_weights(prob: np.ndarray, weights: Sequence[float]) -> np.ndarray:
-    """Probabilities (n,) of the population from those learned under class weights (w_0, w_1):
-    weighting multiplies the odds of class 1 by w_1 / w_0, and this divides them again."""
+    """Probabilities of the population from those learned under class weights.
+
+    Weighting multiplies the odds of class 1 by w_1 / w_0, and this divides them again.
+
+    Args:
+        prob: (n,), of class 1.
+        weights: (w_0, w_1).
+    """
     w_no, w_yes = (float(w) for w in weights)
     return prob * w_no / (prob * w_no + (1 - prob) * w_yes)

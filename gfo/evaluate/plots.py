@@ -1,7 +1,5 @@
 """One look for all figures: colour-blind-safe, labelled, sized for the page."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 

@@ -4,10 +4,8 @@ Every score reads the logits of S masks, (S, B, K) as `gfo.sample_logits` gives 
 (B,): larger means more uncertain.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,12 +25,18 @@ AVERAGES["evidence"] = lambda logits, score: score(logits.logsumexp(0) - math.lo
 
 
 def dempster_shafer(logits: Tensor, average: str = "scores") -> Tensor:
-    """K / (K + Σ_k exp(logit_k)), in (0, 1) (Sensoy et al., 2018; this form:
-    J. Liu et al., 2020).
+    """K / (K + Σ_k exp(logit_k)), in (0, 1).
 
-    The paper does not say what it averages over its 20 masks. average: "scores", the mean of the
-    masks' scores; "logits", the score of the mean logits; "evidence", the score of the mean of
-    exp(logit). For one mask they agree, and rank as `energy` does.
+    Sensoy et al., 2018; this form: J. Liu et al., 2020. The paper does not say what it averages
+    over its 20 masks. For one mask the averages agree, and rank as `energy` does.
+
+    Args:
+        logits: (S, B, K).
+        average: "scores", the mean of the masks' scores; "logits", the score of the mean logits;
+            "evidence", the score of the mean of exp(logit).
+
+    Returns:
+        (B,).
     """
     return AVERAGES[average](
         logits.float(), lambda a: torch.sigmoid(math.log(a.shape[-1]) - a.logsumexp(-1))
@@ -55,8 +59,10 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def mutual_information(logits: Tensor) -> Tensor:
-    """Entropy of the mean less the mean entropy, in nats: what the masks disagree about. 0 for one
-    mask, and for a network without dropout."""
+    """Entropy of the mean less the mean entropy, in nats: what the masks disagree about.
+
+    0 for one mask, and for a network without dropout.
+    """
     probs = logits.float().softmax(-1)
     return (_entropy(probs.mean(0)) - _entropy(probs).mean(0)).clamp_min(0)
 
@@ -65,12 +71,8 @@ def _entropy(probs: Tensor) -> Tensor:
     return torch.special.entr(probs).sum(-1)
 
 
-def _averaged(score: Callable, average: str) -> Callable[[Tensor], Tensor]:
-    return lambda logits: score(logits, average)
-
-
 for _average in AVERAGES:
-    SCORES[f"dempster-shafer, {_average}"] = _averaged(dempster_shafer, _average)
+    SCORES[f"dempster-shafer, {_average}"] = partial(dempster_shafer, average=_average)
 SCORES["energy"] = energy
 SCORES["maximum probability"] = max_probability
 SCORES["entropy"] = entropy
@@ -78,15 +80,22 @@ SCORES["mutual information"] = mutual_information
 
 
 def detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
-    """How well a score (n,), (m,) separates inside from outside; all numbers in [0, 1].
+    """How well a score separates inside from outside; all numbers in [0, 1].
 
-    auroc: probability that an outside input scores higher than an inside one, ties half.
-    aupr_out: average precision where outside is the positive class and high scores are positive;
-        its level for a coin is `prevalence` = m / (n + m).
-    aupr_in: the same with inside as the positive class and low scores; a coin has 1 − prevalence.
-    fpr95: share of outside inputs that pass as inside at the threshold that lets 95 % of the
-        inside ones pass.
-    Raises ValueError where either is empty or a score is not finite.
+    Args:
+        inside: (n,).
+        outside: (m,).
+
+    Returns:
+        "auroc", the probability that an outside input scores higher than an inside one, ties half.
+        "aupr_out", average precision where outside is the positive class and high scores are
+        positive; its level for a coin is "prevalence" = m / (n + m). "aupr_in", the same with
+        inside as the positive class and low scores; a coin has 1 − prevalence. "fpr95", the share
+        of outside inputs that pass as inside at the threshold that lets 95 % of the inside ones
+        pass.
+
+    Raises:
+        ValueError: Where either is empty or a score is not finite.
     """
     if not len(inside) or not len(outside):
         raise ValueError("detection needs at least one score inside and one outside")
@@ -104,7 +113,10 @@ def detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
 
 
 def fpr_at(inside: np.ndarray, outside: np.ndarray, pass_rate: float) -> float:
-    """Share of `outside` at or below the lowest threshold that at least `pass_rate` of `inside`
-    is at or below."""
+    """Share of `outside` that passes as inside.
+
+    That is, lies at or below the lowest threshold that at least `pass_rate` of `inside` is at or
+    below.
+    """
     threshold = np.sort(inside)[math.ceil(pass_rate * len(inside)) - 1]
     return float((outside <= threshold).mean())

@@ -1,7 +1,5 @@
 """The dropout methods, one file each. Adding one: its file, and its import here."""
 
-from __future__ import annotations
-
 from gfo.core.registry import METHODS
 from gfo.methods.base import Loss, Method
 from gfo.methods.concrete import ConcreteDropout

@@ -4,22 +4,25 @@ A new method is one new file: subclass `Method`, make the policies in `make`, wr
 under a name with `@METHODS.register`, and import the file in `methods/__init__.py`.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 import torch
 from torch import Tensor, nn
 
-from gfo.core.masked_pass import Pass
+from gfo.core.masked_pass import BatchPass
 from gfo.core.policies import Context, LogZ
 from gfo.core.sites import Spec
 
 
 class Loss(NamedTuple):
-    """`parts` are summed and minimised; `info` is only reported. Scalars, in nats unless said."""
+    """Scalars, in nats unless said.
+
+    Attributes:
+        parts: Are summed and minimised.
+        info: Is only reported.
+    """
 
     parts: dict[str, Tensor]
     info: dict[str, Tensor]
@@ -27,21 +30,26 @@ class Loss(NamedTuple):
 
 @dataclass_transform(eq_default=False, kw_only_default=True)
 class Method(nn.Module):
-    """Base of all methods. Subclasses name their arguments as annotated class attributes, and set
-    `self.q` and `self.p` in `make`.
+    """Base of all methods.
 
-    q: the policy trained toward the posterior, or None. p: the prior policy.
-    test: which of the two draws masks at test time ("p" or "q").
-    reads_label: whether q needs y. shared: whether one mask serves the whole batch.
-    own_posterior: whether training aims q at the normalised `log_reward`; else an audit holds the
-        masks against p(z|x,y) under prior 0.5, which is not their objective.
-    binary: whether masks are of 0 and 1; where not, given masks may hold any number.
-    stochastic: False if every draw is the same, so that one pass predicts.
-    members: networks that an experiment trains for one run; above 1 for ensembles.
-    temperature: training masks come from σ(logit / temperature).
-    random: probability, per example and layer, of a Bernoulli(0.5) mask in training.
-    rescale: divide a masked layer by the kept fraction of its units, per example (the released
-        MLP does, its ResNet and the paper's equations do not).
+    Subclasses name their arguments as annotated class attributes, and set `self.q` and `self.p` in
+    `make`.
+
+    Attributes:
+        q: The policy trained toward the posterior, or None.
+        p: The prior policy.
+        test: Which of the two draws masks at test time ("p" or "q").
+        reads_label: Whether q needs y.
+        shared: Whether one mask serves the whole batch.
+        own_posterior: Whether training aims q at the normalised `log_reward`; else an audit holds
+            the masks against p(z|x,y) under prior 0.5, which is not their objective.
+        binary: Whether masks are of 0 and 1; where not, given masks may hold any number.
+        stochastic: False if every draw is the same, so that one pass predicts.
+        members: Networks that an experiment trains for one run; above 1 for ensembles.
+        temperature: Training masks come from σ(logit / temperature).
+        random: Probability, per example and layer, of a Bernoulli(0.5) mask in training.
+        rescale: Divide a masked layer by the kept fraction of its bits, per example (the released
+            MLP does, its ResNet and the paper's equations do not).
     """
 
     name = "method"
@@ -68,25 +76,33 @@ class Method(nn.Module):
         dataclass(eq=False, repr=False, kw_only=True)(cls)
 
     def __post_init__(self):
-        """Check the arguments, and keep them as `config`; a method with more to check extends it."""
+        """Check the arguments, and keep them as `config`; one with more to check extends it."""
         super().__init__()
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, needs to be > 0")
         if not 0 <= self.random <= 1:
             raise ValueError(f"random is {self.random}, needs to be a probability in [0, 1]")
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        names = fields(self)  # pyright: ignore[reportArgumentType]  # not seen to be a dataclass
+        own = {field.name: getattr(self, field.name) for field in names}
         # plain numbers, which any file holds, for those of NumPy
         own = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in own.items()}
+        if "keep" in own:
+            check_keep(own["keep"])
         late = self.hash_defaults
         self.config = {k: v for k, v in own.items() if k not in late or v != late[k]}
-        self.q: nn.Module | None = None
-        self.p: nn.Module | None = None
-        self.log_z: nn.Module | None = None
+        self.q: Any = None  # whose attributes only their own method knows
+        self.p: Any = None
+        self.log_z: Any = None
         self.built = False
 
     def build(self, spec: Spec, model: nn.Module) -> None:
-        """Make the mask networks for these sites of `model`; called once, by `attach`. A method
-        that needs more of the model than its sites looks at it here."""
+        """Make the mask networks for these sites of `model`; called once, by `attach`.
+
+        A method that needs more of the model than its sites looks at it here.
+
+        Raises:
+            ValueError: Where this object has been attached before.
+        """
         if self.built:
             raise ValueError(
                 f"this {self.name} object already belongs to a network: make a new one"
@@ -95,11 +111,17 @@ class Method(nn.Module):
         self.built = True
 
     def make(self, spec: Spec) -> None:
+        """Make the policies for these sites, and what else the method learns."""
         raise NotImplementedError
 
-    def loss(self, run: Callable[..., Pass], n: int) -> Loss:
-        """The loss of one batch. `run(source=…, draw=…)` is the masked pass on it, which may be
-        called more than once (see `gfo.fit.BatchPass`). n: size of the training set."""
+    def loss(self, batch_pass: BatchPass, n: int) -> Loss:
+        """The loss of one batch.
+
+        Args:
+            batch_pass: `batch_pass(source=…, draw=…)` is the masked pass on it, which may be called
+                more than once (see `gfo.core.masked_pass.BatchPass`).
+            n: Size of the training set.
+        """
         raise NotImplementedError
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -110,8 +132,15 @@ class Method(nn.Module):
         return {name: group for name, group in (("masks", masks), ("log_z", log_z)) if group}
 
     def log_partition(self, features: Tensor, context: Context) -> Tensor | None:
-        """log Z for the batch, shape (B,) or (1,), in nats; None for a method without one.
-        features: (B, `Spec.log_z_size`)."""
+        """log Z for the batch, in nats.
+
+        Args:
+            features: What log Z reads besides y, (B, `Spec.log_z_size`).
+            context: At the first site.
+
+        Returns:
+            (B,) or (1,); None for a method without a log Z.
+        """
         return None if self.log_z is None else self.log_z(features, context.y)
 
     def log_flow(self, layer: int, context: Context) -> Tensor | None:
@@ -120,49 +149,68 @@ class Method(nn.Module):
 
     def log_reward(self, log_lik: Tensor, log_p: Tensor, n: int) -> Tensor:
         """log R of masks, in nats, as q is held against it: log p(y|x,z) + log p(z|x) here.
-        log_lik, log_p: example first, (B, ...). n: size of the training set."""
+
+        Args:
+            log_lik: Example first, (B, ...).
+            log_p: Example first, (B, ...).
+            n: Size of the training set.
+        """
         return log_lik + log_p
 
     def mask_at_site(
         self,
         layer: int,
         context: Context,
-        mask: Tensor | None,
-        units: Tensor | None,
+        mask: Tensor | Any,
+        u: Tensor | None,
         explore: Tensor | None,
         source: str,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(mask, q logits, p logits) at one site. The policy that leads draws the mask if none is
-        given, and the other one scores it; only the leader runs at test time."""
+        """Take or draw the mask of one site, and score it.
+
+        The policy that leads draws the mask if none is given, and the other one scores it; only the
+        leader runs at test time.
+
+        Args:
+            layer: Number of the site.
+            context: What policies may read there.
+            mask: The given one, or None.
+            u: Uniform numbers from which bits are drawn, (B, C) or (B, T, C).
+            explore: Uniform numbers that decide whether the layer takes a random mask, (B, 1).
+            source: As in `gfo.masked_pass`.
+
+        Returns:
+            (mask, q logits, p logits).
+        """
         lead = self.test if source in ("test", "mean") else "p" if source == "p" else "q"
         can_q = self.q is not None and (context.y is not None or not self.reads_label)
         lead = lead if lead == "p" or can_q else "p"
         active = {lead} if source in ("test", "mean") else {"p"} | ({"q"} if can_q else set())
 
         def draw(logits: Tensor, some: slice = slice(None)) -> Tensor:
-            return self.draw(logits, None if units is None else units[..., some], explore, source)
+            return self.draw(logits, None if u is None else u[..., some], explore, source)
 
         logits: dict[str, Tensor | None] = {"q": None, "p": None}
         for name in sorted(active, key=lambda name: name != lead):
             mask, logits[name] = getattr(self, name)(layer, context, mask, draw)
         return mask, logits["q"], logits["p"]
 
-    def draw(
-        self, logits: Tensor, units: Tensor | None, explore: Tensor | None, source: str
-    ) -> Tensor:
-        """z = 1[u < σ(logit / T)]; T and the random masks act in training only. Under "mean" the
-        keep-probability itself stands in for the mask."""
+    def draw(self, logits: Tensor, u: Tensor | Any, explore: Tensor | Any, source: str) -> Tensor:
+        """z = 1[u < σ(logit / T)]; T and the random masks act in training only.
+
+        Under "mean" the keep-probability itself stands in for the mask.
+        """
         if source == "mean":
             return torch.sigmoid(logits)
         # a comparison has no gradient: record none on the way to it. In float32, as it is scored
         logits = logits.detach().float()
         if source != "train":
-            return (units < torch.sigmoid(logits)).float()
+            return (u < torch.sigmoid(logits)).float()
         keep = torch.sigmoid(logits / self.temperature)
         if self.random:
-            explore = explore.reshape(-1, *[1] * (units.dim() - 1))  # (B, 1) -> (B, 1[, 1])
+            explore = explore.reshape(-1, *[1] * (u.dim() - 1))  # (B, 1) -> (B, 1[, 1])
             keep = keep.masked_fill(explore < self.random, 0.5)
-        return (units < keep).float()
+        return (u < keep).float()
 
     def scale(self, mask: Tensor) -> Tensor:
         """The mask as it multiplies the activation."""

@@ -1,21 +1,32 @@
 """Which module reads a site: whose weights the site's mask multiplies."""
 
-from __future__ import annotations
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
 from gfo.core.sites import Spec
 
 
-def find_consumers(model: nn.Module, spec: Spec, named: dict[str, str]) -> tuple[nn.Module, ...]:
-    """One module with a weight matrix a site: by the name that `named` gives the site, or that the
-    model's own `consumers` does, or the next one behind it in its nn.Sequential. ValueError where
-    none finds one."""
+def find_consumers(model: nn.Module, spec: Spec, named: Mapping[str, str]) -> tuple[Any, ...]:
+    """One module with a weight matrix per site.
+
+    By the name that `named` gives the site, or that the model's own `consumers` does, or the next
+    one behind it in its nn.Sequential.
+
+    Args:
+        model: The bare model.
+        spec: Its sites.
+        named: Site to name of the module.
+
+    Raises:
+        ValueError: Where none of these finds one, or a name is no site's or no such module's.
+    """
     sites = [site.name for site in spec.sites]
     if unknown := sorted(set(named) - set(sites)):
         raise ValueError(f"consumers names {unknown[0]!r}, which is not a site: {', '.join(sites)}")
     known_to_model = getattr(model, "consumers", {})
-    named = {site: known_to_model[site] for site in sites if site in known_to_model} | named
+    named = {site: known_to_model[site] for site in sites if site in known_to_model} | dict(named)
     known = dict(model.named_modules())
     for name in named.values():
         if name not in known or not _weighted(known[name]):

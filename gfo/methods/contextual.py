@@ -1,29 +1,33 @@
 """Contextual dropout: keep-probabilities from the input, by variational inference."""
 
-from __future__ import annotations
+from typing import Any
 
 from torch import Tensor
 
 from gfo.core.masked_pass import Pass
-from gfo.core.objectives import kl_bernoulli
+from gfo.core.objectives import kl_bernoulli, total
 from gfo.core.policies import LayerwisePolicy, LearnedPolicy
 from gfo.core.registry import METHODS
 from gfo.methods.arm import arm
-from gfo.methods.base import Loss, Method, check_keep
+from gfo.methods.base import Loss, Method
 
 
 @METHODS.register("contextual")
 class ContextualDropout(Method):
     """Contextual dropout with Bernoulli masks (Fan et al., 2021, section 2).
 
-    q(z_l | h'_l) is a small network a site that never reads the label, so it draws the masks at
-    test time too; p(z_l) is one learned keep-probability a layer. Minimised is the negative ELBO
-    E_q[−log p(y | x, z)] + KL(q ‖ p), the KL a layer in closed form along sampled prefixes. q
-    learns through the 0/1 masks by ARM (`gfo.arm`): one true pass and a forward-only pseudo-pass a
-    site. Loss part "nll" moves the backbone, "prior" q and p, "arm" q; the last has value 0.
+    q(z_l | h'_l) is a small network per site that never reads the label, so it draws the masks at
+    test time too; p(z_l) is one learned keep-probability per layer. Minimised is the negative ELBO
+    E_q[−log p(y | x, z)] + KL(q ‖ p), the KL per layer in closed form along sampled prefixes. q
+    learns through the 0/1 masks by ARM (`gfo.methods.arm`): one true pass and a forward-only
+    pseudo-pass per site. Loss part "nll" moves the backbone, "prior" q and p, "arm" q; the last has
+    value 0.
 
-    keep: where q and p start. beta: exponent of the likelihood for q (the paper: 1, the ELBO).
-    hidden: width of every generator.
+    Args:
+        keep: Where q and p start.
+        beta: Exponent of the likelihood for q (the paper: 1, the ELBO).
+        rescale: As in `Method`.
+        hidden: Width of every generator.
     """
 
     name = "contextual"
@@ -34,22 +38,18 @@ class ContextualDropout(Method):
     rescale: bool = False
     hidden: int = 32
 
-    def __post_init__(self):
-        check_keep(self.keep)
-        super().__post_init__()
-
     def make(self, spec):
-        sizes = dict(hidden=self.hidden, keep=self.keep)
-        self.q = LayerwisePolicy(spec.sites, spec.classes, ("h",), **sizes)
+        how: dict[str, Any] = dict(hidden=self.hidden, keep=self.keep)
+        self.q = LayerwisePolicy(spec.sites, spec.classes, ("h",), **how)
         self.p = LearnedPolicy(spec.sites, self.keep)
 
     def log_reward(self, log_lik, log_p, n):
         return self.beta * log_lik + log_p
 
-    def loss(self, run, n):
-        out = run(source="q")
+    def loss(self, batch_pass, n):
+        out = batch_pass(source="q")
         parts = {"nll": -out.log_lik.mean(), "prior": layerwise_kl(out).mean()}
-        return Loss(parts | {"arm": arm(run, out, self.cost).mean()}, {})
+        return Loss(parts | {"arm": arm(batch_pass, out, self.cost).mean()}, {})
 
     def cost(self, out: Pass) -> Tensor:
         """The negative ELBO of one sampled mask, (B,), in nats."""
@@ -58,4 +58,4 @@ class ContextualDropout(Method):
 
 def layerwise_kl(out: Pass) -> Tensor:
     """Σ_l KL(q_l ‖ p_l) along the sampled prefix, (B,); its mean over q is KL(q ‖ p)."""
-    return sum(kl_bernoulli(q, p) for q, p in zip(out.q_logits, out.p_logits, strict=True))
+    return total(kl_bernoulli(q, p) for q, p in zip(out.q_logits, out.p_logits, strict=True))

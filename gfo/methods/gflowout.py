@@ -1,13 +1,12 @@
 """GFlowOut: masks that depend on the example, trained by trajectory balance (eqs 1–6)."""
 
-from __future__ import annotations
-
 from functools import partial
+from typing import Any
 
 import torch
 
 from gfo.core.masked_pass import Pass
-from gfo.core.objectives import OBJECTIVES, Terms, kl_bernoulli
+from gfo.core.objectives import OBJECTIVES, Terms, kl_bernoulli, total
 from gfo.core.policies import POLICIES, FixedPolicy, LayerwisePolicy
 from gfo.core.registry import METHODS
 from gfo.methods.base import Loss, Method, check_keep
@@ -21,25 +20,30 @@ class GFlowOut(Method):
     The loss has three parts with disjoint gradients: "nll" moves the backbone, "tb" q and log Z,
     "prior" p.
 
-    temperature, random: the training policy q~ (A.0.1: 2 and 0.1; the released code sets the
-        latter to 0). log q is always taken at temperature 1.
-    prior_objective: how p follows q. "kl", eq (4): KL(q_l ‖ p_l) in closed form, summed along the
-        sampled prefix. It is KL(q ‖ p) only for prefixes drawn from q; ours come from q~.
-        "literal": −log p of the sampled mask, as the released code does, which aims p at q~.
-    prior: None for the learned prior, or a keep-probability for a fixed one.
-    activation: "same" for h'_l (Algorithm 1), "before" for h_{l−1} (the paper's section 3.2).
-    label, earlier: whether q reads y, and whether q and p read the earlier masks (the paper: both).
-    beta: exponent of the likelihood in R (the paper: 1; released scripts go down to 0.001).
-    theta: masks under which the backbone learns: "q~" (one pass, Algorithm 1), or "q" (a second
-        pass under q itself, as the gradient below eq (4) is written).
-    hidden: width of every generator.
-    objective: what trains q. "tb", the paper's; "vargrad", log-partition variance, no log Z net;
-        "subtb", SubTB(λ) with λ = `lam` and state flows, for toy nets; "reverse-kl", REINFORCE with
-        a leave-one-out baseline, no log Z net, always on masks of q itself.
-    masks: masks an example and step, folded into the batch (the paper: 1); "vargrad" and
-        "reverse-kl" compare masks of one example and need 2.
-    policy: "layerwise", the paper's, or "unitwise"; a learned prior takes the policy of its q.
-    keep: the keep-probability at which q and a learned prior start.
+    Args:
+        temperature: Of the training policy q~ (A.0.1: 2). log q is always taken at temperature 1.
+        random: Share of random masks under q~ (A.0.1: 0.1; the released code sets it to 0).
+        prior_objective: How p follows q. "kl", eq (4), is KL(q_l ‖ p_l) in closed form, summed
+            along the sampled prefix. It is KL(q ‖ p) only for prefixes drawn from q; ours come from
+            q~. "literal" is −log p of the sampled mask, as the released code does, which aims p at
+            q~.
+        prior: None for the learned prior, or a keep-probability for a fixed one.
+        activation: "same" for h'_l (Algorithm 1), "before" for h_{l−1} (the paper's section 3.2).
+        label: Whether q reads y (the paper: it does).
+        earlier: Whether q and p read the earlier masks (the paper: they do).
+        beta: Exponent of the likelihood in R (the paper: 1; released scripts go down to 0.001).
+        theta: Masks under which the backbone learns: "q~" (one pass, Algorithm 1), or "q" (a second
+            pass under q itself, as the gradient below eq (4) is written).
+        rescale: As in `Method`.
+        hidden: Width of every generator.
+        objective: What trains q. "tb", the paper's; "vargrad", log-partition variance, no log Z
+            net; "subtb", SubTB(λ) with λ = `lam` and state flows, for toy nets; "reverse-kl",
+            REINFORCE with a leave-one-out baseline, no log Z net, always on masks of q itself.
+        masks: Masks per example and step, folded into the batch (the paper: 1); "vargrad" and
+            "reverse-kl" compare masks of one example and need 2.
+        policy: "layerwise", the paper's, or "unitwise"; a learned prior takes the policy of its q.
+        lam: λ of "subtb".
+        keep: The keep-probability at which q and a learned prior start.
     """
 
     own_posterior = True
@@ -71,7 +75,6 @@ class GFlowOut(Method):
                 raise ValueError(f"{value!r} is not one of {allowed}")
         if self.prior is not None:
             check_keep(self.prior, "prior")
-        check_keep(self.keep)
         POLICIES[self.policy]
         need = OBJECTIVES[self.objective].masks
         if self.masks < need:
@@ -112,11 +115,11 @@ class GFlowOut(Method):
     def log_reward(self, log_lik, log_p, n):
         return self.beta * log_lik + log_p
 
-    def loss(self, run, n):
+    def loss(self, batch_pass, n):
         objective = OBJECTIVES[self.objective]
         twice = self.theta == "q"
-        out = run(source=objective.source, repeat=self.masks, still=twice)
-        under = run(source="q", draw=1) if twice else out
+        out = batch_pass(source=objective.source, repeat=self.masks, still=twice)
+        under = batch_pass(source="q", draw=1) if twice else out
         log_p = out.log_p
         terms = self.terms(out, self.log_reward(out.log_lik, log_p.detach(), n))
         parts = {"nll": -under.log_lik.mean(), self.objective: objective.loss(terms).mean()}
@@ -128,7 +131,7 @@ class GFlowOut(Method):
     def terms(self, out: Pass, log_reward: torch.Tensor) -> Terms:
         """A folded pass of K·B rows as the objectives compare it, (K, B)."""
 
-        def fold(t):
+        def fold(t: Any) -> Any:
             return None if t is None else t.unflatten(0, (self.masks, -1))  # (K·B,) -> (K, B)
 
         log_q, log_flows = map(fold, out.log_q_sites), map(fold, out.log_flows)
@@ -139,7 +142,7 @@ class GFlowOut(Method):
         if self.prior_objective == "literal":
             return -out.log_p
         pairs = zip(out.q_logits, out.p_logits, strict=True)
-        return sum(kl_bernoulli(q.detach(), p) for q, p in pairs)
+        return total(kl_bernoulli(q.detach(), p) for q, p in pairs)
 
 
 METHODS["gflowout"] = GFlowOut

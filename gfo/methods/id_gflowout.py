@@ -1,18 +1,16 @@
 """ID-GFlowOut: one mask posterior for the whole data set (eqs 7–11)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
 from gfo.core.objectives import tb_residual
 from gfo.core.policies import FixedPolicy, LayerwisePolicy
 from gfo.core.registry import METHODS
-from gfo.methods.base import Loss, Method, check_keep
+from gfo.methods.base import Loss, Method
 
 
 class ScalarLogZ(nn.Module):
-    """log Z_γ' = n·ζ with one learned ζ in nats an example: one learning rate serves any n."""
+    """log Z_γ' = n·ζ with one learned ζ in nats per example: one learning rate serves any n."""
 
     def __init__(self):
         super().__init__()
@@ -23,18 +21,23 @@ class ScalarLogZ(nn.Module):
 class IDGFlowOut(Method):
     """ID-GFlowOut (Liu et al., 2023, section 3.3): q(z) ≈ p(z | D) ∝ p(z) Π_i p(y_i | x_i, z).
 
-    The paper writes one shared z in eq (7) and z_i in eq (10). This is eq (7): one mask a batch in
-    training, and at test time the same masks for every input (where inputs pad, of the tokens that
-    some row of the batch has, so that there its companions matter). q(z_l | z_<l) reads earlier
-    masks only; p(z) is fixed; log Z is one number; log R = n·(batch mean of log p(y|x,z)) +
+    The paper writes one shared z in eq (7) and z_i in eq (10). This is eq (7): one mask per batch
+    in training, and at test time the same masks for every input (where inputs pad, of the tokens
+    that some row of the batch has, so that there its companions matter). q(z_l | z_<l) reads
+    earlier masks only; p(z) is fixed; log Z is one number; log R = n·(batch mean of log p(y|x,z)) +
     log p(z).
 
     The batch mean is an estimate, so the residual has a floor: n²·Var[log p(y_i|x_i,z)]/B nat²,
     millions for MNIST. It is reported beside the residual ("tb_floor"). The loss is residual²/n;
     with Adam the factor changes no step.
 
-    keep: the fixed prior's keep-probability (the paper: 0.5; its VQA code 0.9).
-    beta: exponent of the likelihood on top of n (1 as in eq 11; the released ResNet has n = 0).
+    Args:
+        temperature: Of the training policy q~, as in `GFlowOut`.
+        random: Share of random masks under q~, as in `GFlowOut`.
+        keep: The fixed prior's keep-probability (the paper: 0.5; its VQA code 0.9).
+        beta: Exponent of the likelihood on top of n (1 as in eq 11; the released ResNet has n = 0).
+        rescale: As in `Method`.
+        hidden: Width of every generator.
     """
 
     name = "id-gflowout"
@@ -49,8 +52,8 @@ class IDGFlowOut(Method):
     hidden: int = 32
 
     def __post_init__(self):
-        check_keep(self.keep)
         super().__post_init__()
+        self.n: Tensor
         self.register_buffer("n", torch.ones(()))  # set by the first loss, kept with the weights
 
     def make(self, spec):
@@ -64,9 +67,9 @@ class IDGFlowOut(Method):
     def log_reward(self, log_lik, log_p, n):
         return self.beta * n * log_lik.mean(0) + log_p
 
-    def loss(self, run, n):
+    def loss(self, batch_pass, n):
         self.n.fill_(n)
-        out = run(source="train")
+        out = batch_pass(source="train")
         log_reward = self.log_reward(out.log_lik, out.log_p, n)
         residual = tb_residual(out.log_z, out.log_q, log_reward)
         floor = (self.beta * n) ** 2 * out.log_lik.detach().var() / len(out.log_lik)

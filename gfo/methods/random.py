@@ -1,32 +1,32 @@
 """Random dropout, as it is and trained on the mean over several masks."""
 
-from __future__ import annotations
-
+from gfo.core.checks import check_counts
 from gfo.core.policies import FixedPolicy
 from gfo.core.registry import METHODS
-from gfo.methods.base import Loss, Method, check_keep
+from gfo.methods.base import Loss, Method
 
 
 @METHODS.register("random")
 class RandomDropout(Method):
     """Standard Bernoulli dropout with masks sampled at test time too (Gal & Ghahramani, 2016).
 
-    keep: probability that a unit is kept. No q, no log Z: `score` returns None for both.
+    No q, no log Z: `score` returns None for both.
+
+    Args:
+        keep: Probability that a unit is kept.
+        rescale: As in `Method`.
     """
 
     name = "random"
+    repeats = 1
     keep: float = 0.5
     rescale: bool = False
-
-    def __post_init__(self):
-        check_keep(self.keep)
-        super().__post_init__()
 
     def make(self, spec):
         self.p = FixedPolicy(spec.sites, self.keep)
 
-    def loss(self, run, n):
-        out = run(source="train")
+    def loss(self, batch_pass, n):
+        out = batch_pass(source="train", repeat=self.repeats)
         return Loss({"nll": -out.log_lik.mean()}, {})
 
 
@@ -37,8 +37,11 @@ class MCImproved(RandomDropout):
     Dropout after every layer: sites behind every hidden layer with weights, its normalisation
     included, and not behind the output; `attach` says where: all ReLUs of an MLP, ``*bn?`` of a
     torchvision ResNet. Whole channels of feature maps, as `attach` has it anyway.
-    repeats: each example is in its batch this many times, every time under another mask.
-    keep: probability that a unit or channel is kept; mild, being everywhere.
+
+    Args:
+        keep: Probability that a unit or channel is kept; mild, being everywhere.
+        rescale: As in `Method`.
+        repeats: Each example is in its batch this many times, every time under another mask.
     """
 
     name = "mc-improved"
@@ -46,9 +49,5 @@ class MCImproved(RandomDropout):
     repeats: int = 4
 
     def __post_init__(self):
-        if self.repeats < 1:
-            raise ValueError(f"repeats is {self.repeats}, needs to be at least 1")
+        check_counts(repeats=self.repeats)
         super().__post_init__()
-
-    def loss(self, run, n):
-        return Loss({"nll": -run(source="train", repeat=self.repeats).log_lik.mean()}, {})

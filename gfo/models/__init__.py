@@ -1,7 +1,5 @@
 """Backbones: each knows its layers and where masks go, and nothing of methods."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The parts of MCAN: attention, feed-forward, attentional reduction, and where masks go."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from gfo.core.batch import Tokens
@@ -17,13 +15,23 @@ class Attend(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, h: Tensor, real: Tensor, other: Tensor, other_real: Tensor) -> Tensor:
-        """(B, T, C), whose queries look at `other`, (B, T', C)."""
+        """Attend from one sequence to another.
+
+        Args:
+            h: Whose queries look, (B, T, C).
+            real: (B, T), True where there is a token of h.
+            other: What they look at, (B, T', C).
+            other_real: (B, T'), True where there is a token of it.
+
+        Returns:
+            (B, T, C).
+        """
         found, _ = self.attention(h, other, other, key_padding_mask=~other_real, need_weights=False)
         return self.norm(h + self.site(found, real))
 
 
 class FeedForward(nn.Module):
-    """C → 4C → C a token, a mask site behind it."""
+    """C → 4C → C per token, a mask site behind it."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -38,8 +46,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, guided attention where there is a guide, feed-forward; each adds to what it
-    reads, and a layer norm follows."""
+    """Self-attention, guided attention where there is a guide, feed-forward.
+
+    Each adds to what it reads, and a layer norm follows.
+    """
 
     def __init__(self, width: int, heads: int, guided: bool):
         super().__init__()

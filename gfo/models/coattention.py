@@ -1,6 +1,6 @@
 """MCAN, a transformer for questions about images (Yu et al., 2019)."""
 
-from __future__ import annotations
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,14 +10,16 @@ from gfo.models.attention import Attend, Block, FeedForward, Reduce
 
 
 class Words(nn.Module):
-    """Question tokens (B, T) of word numbers, 0 for padding, to (B, T, C): embedded and read by an
-    LSTM, or without one (`embedding` 0) embedded with learned positions."""
+    """Question tokens (B, T) of word numbers, 0 for padding, to (B, T, C).
+
+    Embedded and read by an LSTM, or without one (`embedding` 0) embedded with learned positions.
+    """
 
     def __init__(self, words: int, width: int, embedding: int, longest: int):
         super().__init__()
         self.embed = nn.Embedding(words, embedding or width, padding_idx=0)
         self.lstm = nn.LSTM(embedding, width, batch_first=True) if embedding else None
-        self.position = None if embedding else nn.Embedding(longest, width)
+        self.position: Any = None if embedding else nn.Embedding(longest, width)
 
     def forward(self, question: Tensor) -> Tensor:
         embedded = self.embed(question)
@@ -32,8 +34,10 @@ class MCAN(nn.Module):
     An encoder of self-attention over the words; a decoder of self-attention over the image tokens
     and attention from them to the encoded words; attentional reduction of both, whose sum,
     normalised, is classified. Padding is word 0 and the image tokens that are all zero; each
-    example needs a word and a token of its own. Raises ValueError for image tokens of another
-    width and questions longer than `longest`.
+    example needs a word and a token of its own.
+
+    Its forward raises ValueError for image tokens of another width and questions longer than
+    `longest`.
     """
 
     def __init__(
@@ -82,13 +86,28 @@ def mcan(
     embedding: int = 0,
     longest: int = 14,
 ) -> tuple[MCAN, list[str]]:
-    """An MCAN and its sites: the output of each self-attention, guided attention and feed-forward
-    before it is added, a mask a token and feature.
+    """An MCAN and its sites.
 
-    words: size of the vocabulary, padding and unknown word included. features: width of an image
-    token. embedding: width of the word embedding that an LSTM reads; 0 for learned positions
-    instead. The defaults are for easy-VQA. The size of Yu et al. and of the paper: words 20,573
-    and classes 3,129 on VQA v2, features=2048, layers=6, width=512, heads=8, embedding=300.
+    A site is the output of each self-attention, guided attention and feed-forward before it is
+    added, with a mask per token and feature. The defaults are for easy-VQA. The size of Yu et al.
+    and of the paper: words 20,573 and classes 3,129 on VQA v2, features=2048, layers=6, width=512,
+    heads=8, embedding=300.
+
+    Args:
+        words: Size of the vocabulary, padding and unknown word included.
+        classes: Number of answers.
+        features: Width of an image token.
+        layers: Blocks of the encoder, and as many of the decoder.
+        width: C, of every token inside.
+        heads: Attention heads; a divisor of `width`.
+        embedding: Width of the word embedding that an LSTM reads; 0 for learned positions instead.
+        longest: Tokens of the longest question.
+
+    Returns:
+        The model and the names of its sites.
+
+    Raises:
+        ValueError: Where `heads` does not divide `width`.
     """
     if width % heads:
         raise ValueError(f"width is {width}, needs to be a multiple of heads, {heads}")
@@ -97,8 +116,11 @@ def mcan(
 
 
 def producers(model: MCAN) -> dict[str, str]:
-    """The linear map whose output each site's mask multiplies: site to module name. In a residual
-    branch it is what `gfo.ConcreteDropout(consumers=…)` means, since everything reads the sum."""
+    """The linear map whose output each site's mask multiplies: site to module name.
+
+    In a residual branch it is what `gfo.ConcreteDropout(consumers=…)` means, since everything reads
+    the sum.
+    """
     last = {Attend: "attention.out_proj", FeedForward: "net.2"}
     return {
         f"{name}.site": f"{name}.{last[type(module)]}"

@@ -1,7 +1,5 @@
 """The paper's multi-layer perceptron: ReLU layers, a mask behind each."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
@@ -15,15 +13,23 @@ from gfo.core.registry import MODELS
 def mlp(
     inputs: int = 784, classes: int = 10, hidden: Sequence[int] = (300, 100)
 ) -> tuple[nn.Sequential, list[str]]:
-    """An MLP on flattened inputs (B, ...) with logits (B, classes), and its sites relu1, relu2, …
+    """An MLP on flattened inputs (B, ...) with logits (B, classes).
 
     The default is the paper's network for MNIST, 784-300-100-10 (section 4).
+
+    Args:
+        inputs: Numbers per flattened input.
+        classes: K.
+        hidden: Widths of the hidden layers.
+
+    Returns:
+        The model and its sites: relu1, relu2, …
     """
     layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
     width = inputs
-    for i, units in enumerate(hidden, 1):
-        layers += [(f"fc{i}", nn.Linear(width, units)), (f"relu{i}", nn.ReLU())]
-        width = units
+    for i, outputs in enumerate(hidden, 1):
+        layers += [(f"fc{i}", nn.Linear(width, outputs)), (f"relu{i}", nn.ReLU())]
+        width = outputs
     layers.append(("out", nn.Linear(width, classes)))
     return nn.Sequential(OrderedDict(layers)), [f"relu{i}" for i in range(1, len(hidden) + 1)]
 

@@ -1,7 +1,5 @@
 """ResNet-18 for 32×32 images, a channel-wise mask in each block."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -22,22 +20,29 @@ def resnet18(
     order: str = "conv-bn",
     channels: int = 3,
 ) -> tuple[nn.Sequential, list[str]]:
-    """A residual network on images (B, channels, H, W) with logits (B, classes), and its sites.
+    """A residual network on images (B, channels, H, W) with logits (B, classes).
 
     The blocks and parameter names are torchvision's, the stem is that of He et al. (2016, section
     4.2) for CIFAR: one 3×3 convolution, no pooling. A site is the end of a block's residual branch,
     so that a mask acts on whole channels before the shortcut is added.
-
-    width: channels of the first stage, doubled in each later one; 64 is ResNet-18.
-    blocks: how many in each stage; every stage but the first halves the image.
-    order: "conv-bn", or "bn-conv" for the pre-activation block of the paper's Figure 5.
 
     `model.consumers` names, for concrete dropout, the convolution whose weights a site's mask
     multiplies. Nothing reads a masked branch alone, since the shortcut is added to it; but a mask
     on the branch's output channels is a mask on the rows of its last convolution, up to the scale
     that BatchNorm gives each row.
 
-    Raises ValueError for an unknown order, and a width or number of blocks below 1.
+    Args:
+        classes: K.
+        width: Channels of the first stage, doubled in each later one; 64 is ResNet-18.
+        blocks: How many in each stage; every stage but the first halves the image.
+        order: "conv-bn", or "bn-conv" for the pre-activation block of the paper's Figure 5.
+        channels: Of the images.
+
+    Returns:
+        The model and the names of its sites.
+
+    Raises:
+        ValueError: For an unknown order, and a width or number of blocks below 1.
     """
     if order not in ORDERS:
         raise ValueError(f"order is {order!r}, needs to be one of {ORDERS}")
@@ -61,7 +66,8 @@ def resnet18(
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    model.consumers = {site: f"{site.rpartition('.')[0]}.conv2" for site in sites}
+    consumers = {site: f"{site.rpartition('.')[0]}.conv2" for site in sites}
+    model.consumers = consumers  # pyright: ignore[reportArgumentType]  # no module, no tensor
     return model, sites
 
 
@@ -99,8 +105,10 @@ def make_block(order: str, inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 class PreActivation(nn.Module):
-    """BatchNorm–ReLU–Conv, twice, then the shortcut added (He et al., 2016b, full pre-activation).
-    The mask acts behind the second convolution."""
+    """BatchNorm–ReLU–Conv, twice, then the shortcut added.
+
+    He et al., 2016b, full pre-activation. The mask acts behind the second convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: nn.Module):
         super().__init__()

@@ -1,7 +1,5 @@
 """Training data: (x, y) tensors or a re-iterable of batches, checked, counted and put in order."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -18,9 +16,17 @@ Batches = tuple[Any, Tensor] | Iterable
 
 
 def ordered(data: Batches, batch: int, seed: int, epoch: int) -> Iterator[tuple[Any, Tensor]]:
-    """The batches of one epoch: tensors in an order drawn from (seed, epoch), iterables as they
-    come. A last batch of one row is left out, since BatchNorm cannot train on it, unless one was
-    asked for."""
+    """The batches of one epoch.
+
+    A last batch of one row is left out, since BatchNorm cannot train on it, unless one was asked
+    for.
+
+    Args:
+        data: Tensors, whose order is drawn from (seed, epoch), or an iterable, taken as it comes.
+        batch: Rows per batch of tensors.
+        seed: Of the run.
+        epoch: From 0.
+    """
     if not isinstance(data, tuple):
         yield from data
         return
@@ -32,7 +38,19 @@ def ordered(data: Batches, batch: int, seed: int, epoch: int) -> Iterator[tuple[
 
 
 def prepare(net: Attached, data: Batches, what: str) -> tuple[Batches, int]:
-    """Check (x, y) tensors or a re-iterable of batches; put tensors on the device; count rows."""
+    """Check the data; put tensors on the device; count rows.
+
+    Args:
+        net: The network that reads them.
+        data: (x, y) tensors or a re-iterable of batches.
+        what: Its name in messages.
+
+    Returns:
+        The data and its number of rows.
+
+    Raises:
+        ValueError: For data that are neither, can be read only once, are empty or do not fit.
+    """
     if isinstance(data, list) and len(data) == 2 and isinstance(data[1], Tensor):
         data = tuple(data)
     if isinstance(data, tuple):
@@ -61,9 +79,31 @@ def describe_batch(batch: Any) -> str:
     return f"{what} of {len(batch)}" if isinstance(batch, tuple | list) else what
 
 
-def count(train, n: int, batch: int) -> int:
-    """Training steps an epoch, for (x, y) tensors of n rows or an iterable of batches."""
-    if not isinstance(train, tuple):
-        return sum(1 for _ in train)
-    odd_row = batch > 1 and n % batch == 1  # `fit` leaves out a last batch of one row
-    return max(1, math.ceil(n / batch) - odd_row)
+class Data:
+    """Training and validation data: checked, on the network's device, counted.
+
+    Args:
+        net: The network that reads them.
+        train: (x, y) tensors or a re-iterable of batches.
+        valid: The same, or None.
+        batch: Rows per batch of tensors; an iterable brings its own batches, said as 0.
+        counted: Whether the batches of an iterable have to be counted too.
+
+    Attributes:
+        per_epoch: Training steps per epoch, 0 where they were not counted.
+
+    Raises:
+        ValueError: As in `prepare`.
+    """
+
+    def __init__(
+        self, net: Attached, train: Batches, valid: Batches | None, batch: int, counted: bool
+    ):
+        self.train, self.n = prepare(net, train, "train")
+        self.valid, self.valid_n = (None, 0) if valid is None else prepare(net, valid, "valid")
+        self.batch = batch if isinstance(self.train, tuple) else 0
+        if self.batch:
+            odd_row = batch > 1 and self.n % batch == 1  # `ordered` leaves out a last one
+            self.per_epoch = max(1, math.ceil(self.n / batch) - odd_row)
+        else:
+            self.per_epoch = sum(1 for _ in self.train) if counted else 0

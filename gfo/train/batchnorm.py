@@ -1,7 +1,5 @@
 """BatchNorm's running statistics under the masks of the test."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -44,12 +42,20 @@ def reestimate(
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     seed: int = 0,
 ) -> None:
-    """Set BatchNorm's running mean and variance to averages over x (n, ...) under test-time masks.
+    """Set BatchNorm's running mean and variance to averages under test-time masks.
 
     In training they follow the training policy, which for GFlowOut is q, tempered and mixed with
-    random masks; a test draws from p. augment: the augmentation of the training, so that the masks
-    are all that differs. Weights stay; without a BatchNorm layer nothing happens. Raises ValueError
-    on bad x, and where no batch would have two rows.
+    random masks; a test draws from p. Weights stay; without a BatchNorm layer nothing happens.
+
+    Args:
+        net: The trained network.
+        x: What to average over, (n, ...).
+        batch: Rows per pass.
+        augment: The augmentation of the training, so that the masks are all that differs.
+        seed: Of the masks.
+
+    Raises:
+        ValueError: On bad x, and where no batch would have two rows.
     """
     check_net(net)
     check_x(net, x)

@@ -1,7 +1,5 @@
 """What a checkpoint holds, when it is written and how a run goes on from it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ def name_of(thing: Any) -> str | None:
 
 
 def stopped(state: dict, patience: int, valid: Any) -> bool:
+    """Whether the validation loss has waited `patience` epochs for a new best."""
     return valid is not None and state["waited"] >= patience
 
 
@@ -41,19 +40,26 @@ def remember(
         if nll < best:
             state["best"] = {k: v.clone() for k, v in net.state_dict().items()}
     if checkpoint is not None:
-        content = {
-            "gfo": about,
-            "state": net.state_dict(),
-            "progress": state,
-        } | {k: {name: o.state_dict() for name, o in v.items()} for k, v in moving.items()}
+        content = {"gfo": about, "state": net.state_dict(), "progress": state} | {
+            k: {name: o.state_dict() for name, o in v.items()} for k, v in moving.items()
+        }
         write_atomically(checkpoint, lambda temporary: torch.save(content, temporary))
 
 
 def resume(
     net: Attached, moving: dict[str, dict], checkpoint: str | Path | None, about: dict
 ) -> dict:
-    """The progress in `checkpoint`, with the weights and what else moves (optimisers, schedulers)
-    restored; else a fresh start."""
+    """The progress in a checkpoint, with the weights and what else moves restored.
+
+    Args:
+        net: Gets the weights.
+        moving: Optimisers and schedulers by group, which get their states.
+        checkpoint: The file; a fresh start where there is none.
+        about: What has to agree with the file's.
+
+    Raises:
+        ValueError: For the checkpoint of another network or run.
+    """
     fresh = {"history": [], "waited": 0, "best": None}
     if checkpoint is None or not Path(checkpoint).exists():
         return fresh

@@ -1,7 +1,5 @@
 """Names in a config for what `fit` takes as functions: optimiser, schedule, augmentation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -24,6 +22,11 @@ LEARNING_RATES = {"backbone": 1e-3, "masks": 1e-3, "log_z": 1e-2}
 
 
 def learning_rates(lr: Mapping[str, float] | None) -> dict[str, float]:
+    """The rate of each group, the default where `lr` does not name it.
+
+    Raises:
+        ValueError: Where `lr` is no mapping, or names a group that there is not.
+    """
     if not isinstance(lr, Mapping | None):
         raise ValueError(f"lr is {lr!r}, needs a rate by group: lr={{'backbone': {lr!r}}}, say")
     unknown = set(lr or {}) - set(LEARNING_RATES)
@@ -35,7 +38,11 @@ def learning_rates(lr: Mapping[str, float] | None) -> dict[str, float]:
 def optimizers_of(
     net: Attached, backbone: bool, make: Callable[[str, list], torch.optim.Optimizer]
 ) -> dict[str, torch.optim.Optimizer]:
-    """What `make` makes for each group; ValueError where there is nothing to train."""
+    """What `make` makes for each group.
+
+    Raises:
+        ValueError: Where there is nothing to train.
+    """
     groups = {"backbone": list(net.model.parameters())} if backbone else {}
     groups |= net.method.param_groups()
     if not groups:
@@ -59,9 +66,14 @@ AUGMENTS = Registry("augmentation", {"none": None, "crop-flip": crop_flip})
 
 
 def recipe(config: Mapping[str, Any], device: str | torch.device) -> dict[str, Any]:
-    """Keyword arguments of `fit` for the entries "optimizer" (of the backbone; the mask networks
-    and log Z keep Adam), "schedule", "augment" and "bf16" of a config, as far as it has them.
-    "bf16" asks for bfloat16 where `device` computes in it, see `computes_bf16`."""
+    """Keyword arguments of `fit` for what a config names.
+
+    Args:
+        config: The entries "optimizer" (of the backbone; the mask networks and log Z keep Adam),
+            "schedule", "augment" and "bf16", as far as it has them, and "lr".
+        device: Where training runs. "bf16" asks for bfloat16 where it computes in it, see
+            `computes_bf16`.
+    """
     backbone = OPTIMIZERS[config.get("optimizer", "adam")]
 
     def optimizer(name: str, params: list) -> torch.optim.Optimizer:
@@ -75,8 +87,11 @@ def recipe(config: Mapping[str, Any], device: str | torch.device) -> dict[str, A
 
 
 def computes_bf16(device: str | torch.device) -> bool:
-    """Whether `device` has instructions for bfloat16. A processor without them emulates it: a step
-    of the narrow ResNet-18 took 13 times as long as in float32 on one with AVX2 alone."""
+    """Whether `device` has instructions for bfloat16.
+
+    A processor without them emulates it: a step of the narrow ResNet-18 took 13 times as long as
+    in float32 on one with AVX2 alone.
+    """
     if pick_device(device).type == "cuda":
         return torch.cuda.is_bf16_supported()
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch.cpu, if it is new
@@ -88,8 +103,10 @@ Schedule = Callable[[Optimizer, int], LRScheduler]
 
 
 def one_cycle(optimizer: Optimizer, steps: int) -> LRScheduler:
-    """Up from a twenty-fifth of each group's rate over 30 % of the run, then down to nearly zero
-    along a cosine (Smith & Topin, 2018). Momentum stays."""
+    """Up to each group's rate, then down to nearly zero (Smith & Topin, 2018).
+
+    Up from a twenty-fifth of it over 30 % of the run, then down along a cosine. Momentum stays.
+    """
     peaks = [group["lr"] for group in optimizer.param_groups]
     # one to spare: torch's scheduler looks one step ahead
     return OneCycleLR(optimizer, peaks, total_steps=max(steps, 2) + 1, cycle_momentum=False)
@@ -101,7 +118,11 @@ SCHEDULES = Registry("schedule", {"one-cycle": one_cycle})
 def make_schedulers(
     schedule: str | Schedule | None, optimizers: dict[str, Optimizer], steps: int
 ) -> dict[str, LRScheduler]:
-    """One scheduler an optimiser; none without a schedule. ValueError for an unknown name."""
+    """One scheduler per optimiser; none without a schedule.
+
+    Raises:
+        ValueError: For an unknown name.
+    """
     if schedule is None:
         return {}
     build = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
@@ -115,6 +136,6 @@ def make_net(
     torch.manual_seed(derive(seed, "init"))
     model, sites = build(config["model"], classes=splits.classes, **arguments(config))
     if config.get("channels_last"):
-        model = model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # it exists
     sites, made = config.get("sites", sites), create(method, **config["method"])
     return attach(model, sites, made, splits.train[0][:2], likelihood=likelihood)

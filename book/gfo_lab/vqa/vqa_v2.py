@@ -133,7 +133,7 @@ def image_tokens(folder: Path, part: str, image: int) -> Tensor:
     if not path.is_file():
         raise FileNotFoundError(f"VQA v2 lacks the image features {part}/{path.name}")
     try:
-        with np.load(path) as content:
+        with path.open("rb") as file, np.load(file) as content:  # NumPy leaves a bad one open
             keys = list(content)
             features = content["x"] if "x" in keys else None
     except Exception as error:

@@ -1,0 +1,288 @@
+"""The parts of `make book`: what runs again, what is staged, what the checks of the pages find."""
+
+import inspect
+import json
+import shutil
+import sys
+
+import nbformat
+import pytest
+import yaml
+from docutils import nodes, utils
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from sphinx.ext import napoleon
+from sphinx.ext.napoleon import GoogleDocstring
+
+from book.tools import toc
+from book.tools.address import set_address
+from book.tools.check import check_site
+from book.tools.execute import execute_all, records
+from book.tools.sphinx_ext import keep_tagged, plain_text
+from book.tools.stage import config, dictionary_page, dress, stage, status_page
+
+TEXT = "<h1 id='top'>Title</h1><p>" + "word " * 30 + "</p>"
+
+
+def site(folder, body: str, head: str = ""):
+    """A site of two pages, one of which has `body`."""
+    (folder / "a.html").write_text(
+        f"<head>{head}</head><body><article>{TEXT}{body}</article></body>"
+    )
+    (folder / "b.html").write_text(f"<article>{TEXT}</article>")
+    (folder / "plot.png").write_bytes(b"")
+    return check_site(folder, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<a href='b.html#top'>there</a> <a href='#top'>here</a> <a href='b.html'>page</a>",
+        "<a href='https://example.org/x'>elsewhere</a> <a href='mailto:a@example.org'>mail</a>",
+        "<img src='plot.png' alt='A line that rises.'>",
+    ],
+)
+def test_good_pages_pass(tmp_path, body):
+    assert site(tmp_path, body) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("<a href='c.html'>x</a>", "leads nowhere: c.html"),
+        ("<a href='../outside.html'>x</a>", "leads nowhere"),
+        ("<a href='b.html#nowhere'>x</a>", "no such place: b.html#nowhere"),
+        ("<a href='#nowhere'>x</a>", "no such place: #nowhere"),
+        ("<img src='gone.png' alt='A line.'>", "leads nowhere: gone.png"),
+        ("<img src='plot.png'>", "image without alt text"),
+        ("<img src='plot.png' alt=' '>", "image without alt text"),
+        ("<img src='plot.png' alt='plot.png'>", "image without alt text"),
+        ("<img src='https://example.org/x.png' alt='A line.'>", "<img> loads https"),
+        ("<script src='//example.org/x.js'></script>", "<script> loads //example"),
+        ("<pre><span>Traceback</span> (most recent call last)</pre>", "carries a traceback"),
+        ("<div class='output traceback'>x</div>", "carries a traceback"),
+        ("<span class='problematic'>x</span>", "error message of Sphinx"),
+    ],
+)
+def test_bad_pages_are_found(tmp_path, body, problem):
+    found = site(tmp_path, body)
+    assert found and all(line.startswith("a: ") for line in found)
+    assert any(problem in line for line in found)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "<link rel='stylesheet' href='https://example.org/x.css'>",
+        "<link rel='icon' href='https://example.org/x.ico'>",
+        "<link rel='preload' as='font' href='//example.org/x.woff2'>",
+        "<style>@import url(https://example.org/x.css);</style>",
+        "<style>p { background: url('//example.org/x.png') }</style>",
+        "<img srcset='plot.png 1x, https://example.org/x.png 2x' alt='A line.'>",
+        "<object data='https://example.org/x.svg'></object>",
+        "<video poster='https://example.org/x.png'></video>",
+        "<script type='module'>import x from 'https://example.org/x.js'</script>",
+    ],
+)
+def test_whatever_a_page_would_load_is_found(tmp_path, head):
+    assert any("loads" in line for line in site(tmp_path, "", head=head))
+
+
+def test_what_only_points_elsewhere_is_let_be(tmp_path):
+    head = "<link rel='canonical' href='https://example.org/a.html'>"
+    assert site(tmp_path, "<script>const home = 'https://example.org'</script>", head) == []
+
+
+def test_missing_and_empty_pages_are_found(tmp_path):
+    (tmp_path / "a.html").write_text("<article><h1>Title</h1></article>")
+    problems = check_site(tmp_path, ["a", "gone"])
+    assert problems == ["gone: not built", "a: is empty (1 words)"]
+
+
+def figure_cell(**metadata):
+    """A code cell with one image output."""
+    image = new_output("display_data", {"image/png": "aGk="})
+    return new_code_cell("plot()", outputs=[image], metadata=metadata)
+
+
+def test_figures_get_caption_name_and_alt():
+    figure = {"caption": "What is seen.", "alt": "A line."}
+    notebook = new_notebook(cells=[figure_cell(figure=figure), figure_cell(figure=figure)])
+    first, second = dress(notebook, "elbo").cells
+    assert first.metadata["mystnb"] == {
+        "figure": {"caption": "What is seen.", "name": "fig-elbo-1"},
+        "image": {"alt": "A line."},
+    }
+    assert second.metadata["mystnb"]["figure"]["name"] == "fig-elbo-2"
+
+
+def test_parameters_are_folded_and_citations_linked():
+    cells = [
+        new_code_cell("profile = 'quick'", metadata={"tags": ["parameters"]}),
+        new_markdown_cell("As [Liu et al. (2023)](bibliography.md#liu2023) say."),
+    ]
+    code, text = dress(new_notebook(cells=cells), "elbo").cells
+    assert "hide-input" in code.metadata["tags"]
+    assert 'href="bibliography.html#liu2023">Liu et al. (2023)</a>' in text.source
+
+
+def test_progress_bars_go_and_sliders_stay():
+    view = "application/vnd.jupyter.widget-view+json"
+    names = {"bar": "FloatProgressModel", "slider": "IntSliderModel"}
+    state = {key: {"model_name": name, "state": {}} for key, name in names.items()}
+    for box in ("bar", "slider"):
+        children = [f"IPY_MODEL_{box}"]
+        state[f"{box}-box"] = {"model_name": "HBoxModel", "state": {"children": children}}
+    shown = ["bar-box", "slider-box", "closed"]
+    outputs = [new_output("display_data", {view: {"model_id": key}}) for key in shown]
+    notebook = new_notebook(cells=[new_code_cell("fit()", outputs=outputs)])
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": state}}
+    left = dress(notebook, "elbo").cells[0].outputs
+    assert [output.data[view]["model_id"] for output in left] == ["slider-box"]
+
+
+@pytest.mark.parametrize(("url", "buttons"), [("", False), ("https://example.org/o/r", True)])
+def test_one_address_brings_the_colab_buttons(url, buttons):
+    settings = yaml.safe_load((toc.ROOT / "_config.yml").read_text())
+    settings["repository"]["url"] = url
+    staged = yaml.safe_load(config(yaml.safe_dump(settings)))
+    assert ("launch_buttons" in staged) == buttons
+
+
+def test_the_address_reaches_the_first_cell_which_fetches_the_package(tmp_path, monkeypatch):
+    (tmp_path / "_config.yml").write_text((toc.ROOT / "_config.yml").read_text())
+    (tmp_path / "book").mkdir()
+    chapter = tmp_path / "book" / "a.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("import os"), new_code_cell("1")]), chapter)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "path", [])
+    clone, ran = tmp_path / "gflowout", []
+
+    def pretend(command, check):
+        ran.append(command)
+        if command[0] == "git":
+            clone.mkdir()
+            shutil.copy(toc.ROOT / "pyproject.toml", clone)
+
+    monkeypatch.setattr("subprocess.run", pretend)
+
+    def first_cell():
+        return nbformat.read(chapter, 4).cells[0].source
+
+    set_address("", tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="pip install -e"):
+        exec(first_cell(), {})
+    assert ran == []
+    set_address("https://example.org/o/r", tmp_path)
+    exec(first_cell(), {})
+    assert ran[0][-2:] == ["https://example.org/o/r", str(clone)]
+    assert ran[1][2:4] == ["pip", "install"] and {"torch>=2.6", "easy-vqa==1.0"} <= set(ran[1])
+    assert sys.path == [str(clone), str(clone / "book")]
+    set_address("https://example.org/p", tmp_path)
+    assert "example.org/p" in first_cell() and nbformat.read(chapter, 4).cells[1].source == "1"
+
+
+def test_equations_with_a_number_of_their_own_reach_mathjax_unwrapped():
+    document = utils.new_document("page")
+    plain, tagged = r"a \\ b", r"a \\ b \tag{5}"
+    document += [nodes.math_block(text, text, nowrap=False) for text in (plain, tagged)]
+    keep_tagged(None, document)
+    untouched, kept = document.children
+    assert (untouched.astext(), untouched["nowrap"]) == (plain, False)
+    assert (kept.astext(), kept["nowrap"]) == (rf"\[{tagged}\]", True)
+
+
+def test_google_docstrings_become_lists_of_parameters():
+    """As the book's configuration has them: napoleon, then our own extension."""
+    settings = yaml.safe_load((toc.ROOT / "_config.yml").read_text())["sphinx"]
+    extensions = settings["extra_extensions"]
+    assert extensions[-2:] == ["sphinx.ext.napoleon", "book.tools.sphinx_ext"]
+    own = {k: v for k, v in settings["config"].items() if k.startswith("napoleon_")}
+    text = """First line.
+
+    Args:
+        a, b: The sides, at most |c|,
+            in nats.
+
+    Raises:
+        ValueError: For `a|b`.
+    """
+    lines = GoogleDocstring(inspect.cleandoc(text), napoleon.Config(**own)).lines()
+    plain_text(None, "function", "f", None, None, lines)
+    assert lines[:2] == ["First line.", ""]
+    (field,) = [i for i, line in enumerate(lines) if line.startswith(":param a")]
+    assert lines[field].endswith(r"The sides, at most \|c\|,")
+    assert ":raises ValueError: For `a|b`." in lines
+
+
+def test_a_docstring_that_says_only_a_fields_number_is_dropped():
+    lines = ["Alias for field number 0"]
+    plain_text(None, "attribute", "f", None, None, lines)
+    assert lines == []
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A book of one good and one failing chapter."""
+    for folder in ("gfo", "book/results", "book/paper_tables", "book/assets"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "constraints.txt").write_text("")
+    (tmp_path / "gfo/x.py").write_text("")
+    for stem, code in {"good": "print(40 + 2)", "bad": "1 / 0"}.items():
+        nbformat.write(new_notebook(cells=[new_code_cell(code)]), tmp_path / f"book/{stem}.ipynb")
+    return tmp_path
+
+
+def test_chapters_run_again_only_when_something_changed(tree, capsys):
+    good, bad, kept = tree / "book/good.ipynb", tree / "book/bad.ipynb", tree / "kept"
+    assert execute_all([good, bad], tree, kept) == ["bad"]
+    assert "ZeroDivisionError" in capsys.readouterr().out
+    assert "42" in (kept / "good.ipynb").read_text()
+    record = json.loads((kept / "good.json").read_text())
+    assert record["chapter"] == "good" and record["seconds"] > 0 and record["cpus"] >= 1
+    assert not (kept / "bad.json").exists()
+
+    assert execute_all([good], tree, kept) == []
+    assert capsys.readouterr().out == ""
+    (tree / "gfo/x.py").write_text("x = 1")
+    assert execute_all([good], tree, kept) == []
+    assert "1 to run" in capsys.readouterr().out
+
+
+def test_pages_that_are_not_there_are_named(tree):
+    chapters = "[{file: book/gone}, {file: book/status}]"
+    (tree / "_toc.yml").write_text(f"root: book/good\nparts: [{{chapters: {chapters}}}]\n")
+    assert toc.missing(tree) == ["book/gone"]
+    assert toc.chapters(tree) == [tree / "book/good.ipynb"]
+
+
+def test_staged_tree_has_the_executed_copies_and_the_status(tree):
+    (tree / "_toc.yml").write_text("root: book/good\nparts: [{chapters: [{file: book/status}]}]\n")
+    (tree / "_config.yml").write_text("repository: {url: ''}")
+    (tree / "book/references.bib").write_text("")
+    assert execute_all([tree / "book/good.ipynb"], tree, tree / "kept") == []
+    stage(tree, tree / "kept", records([tree / "book/good.ipynb"], tree / "kept"), tree / "src")
+    assert "42" in (tree / "src/book/good.ipynb").read_text()
+    assert "(good.ipynb)" in (tree / "src/book/status.md").read_text()
+
+
+def test_status_page_tells_when_how_long_and_on_what():
+    record = {"chapter": "elbo", "started": "2026-01-02T03:04+00:00", "seconds": 12.3}
+    record |= {"device": "a CPU", "cpus": 2, "torch": "2.13.0", "python": "3.11.2"}
+    row = "| [](elbo.ipynb) | 2026-01-02 03:04 | 12 | a CPU (2 CPUs) | 2.13.0 | 3.11.2 |"
+    assert row in status_page([record])
+
+
+def test_dictionary_page_has_every_line_and_keeps_bars_out_of_the_table(tmp_path):
+    source = tmp_path / "dictionary.csv"
+    lines = ["seed,,Of the run", "config.lr,1,A rate", 'x_*,nat,"Mean |a − b|, per example"']
+    source.write_text("\n".join(["pattern,unit,meaning", *lines]) + "\n", encoding="utf-8")
+    page = dictionary_page(source).splitlines()
+    rows = [line for line in page if line.startswith(("| `", "## "))]
+    assert [row for row in rows if row.startswith("| ")] == [
+        "| `seed` |  | Of the run |",
+        "| `config.lr` | 1 | A rate |",
+        r"| `x_*` | nat | Mean \|a − b\|, per example |",
+    ]
+    assert [i for i, row in enumerate(rows) if row.startswith("#")] == [0, 2, 4]
+    assert page[0] == "# Data dictionary"

@@ -1,0 +1,45 @@
+"""The data dictionary: every column of the tables on file has one meaning, and nothing else has."""
+
+import fnmatch
+
+import pandas as pd
+import pytest
+from gfo_lab import records
+
+DICTIONARY = pd.read_csv(records.LAB / "dictionary.csv", keep_default_na=False)
+
+
+@pytest.fixture(scope="module")
+def columns():
+    """All columns of both tables, the metrics of the long one, and what new records say too."""
+    long = records.long()
+    return {*records.table(), *long, *long["metric"], *records.KEYS[:5], *records.provenance()}
+
+
+def test_every_column_on_file_has_exactly_one_pattern(columns):
+    fits = {c: [p for p in DICTIONARY["pattern"] if fnmatch.fnmatchcase(c, p)] for c in columns}
+    assert len(columns) > 400
+    assert {column: found for column, found in fits.items() if len(found) != 1} == {}
+
+
+def test_every_pattern_describes_a_column_on_file(columns):
+    unused = [p for p in DICTIONARY["pattern"] if not fnmatch.filter(columns, p)]
+    assert unused == [] and not DICTIONARY["pattern"].duplicated().any()
+
+
+def test_every_line_says_something():
+    assert list(DICTIONARY) == ["pattern", "unit", "meaning"]
+    assert (DICTIONARY["meaning"].str.len() > 10).all()
+
+
+def test_the_most_specific_pattern_speaks_for_a_column(tmp_path, monkeypatch):
+    (tmp_path / "dictionary.csv").write_text("pattern,unit,meaning\na_*,1,x\na_b_*,nat,y\n*,2,z\n")
+    monkeypatch.setattr(records, "LAB", tmp_path)
+    assert records.meaning("a_b_c") == ("nat", "y")
+    assert records.meaning("a_c") == ("1", "x")
+    assert records.meaning("c") == ("2", "z")
+
+
+def test_an_unknown_column_is_named():
+    with pytest.raises(ValueError, match="no meaning of 'nonsense': add a line to"):
+        records.meaning("nonsense")

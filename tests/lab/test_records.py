@@ -1,0 +1,252 @@
+"""Records: whole or absent, one a run, never mixed."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+
+import pandas as pd
+import pytest
+import torch
+from gfo_lab import records
+from gfo_lab.cli import main
+from gfo_lab.experiments import EXPERIMENTS
+from gfo_lab.experiments.digits import ROTATION
+from gfo_lab.profiles import budget
+from gfo_lab.run import data_set, run
+
+ROW = dict(experiment="e", dataset="d", method="m", profile="full", device=torch.device("cpu"))
+
+
+def put(out, seed=0, config=None, metrics=None):
+    metrics = metrics or {"accuracy": 0.5 + seed / 10}
+    return records.write(
+        **ROW, seed=seed, config=config or {"a": 1}, metrics=metrics, wall_s=1.0, out=out
+    )
+
+
+def test_a_record_names_everything(tmp_path):
+    record = json.loads(put(tmp_path).read_text())
+    assert set(records.KEYS) <= set(record)
+    assert record["metrics"] == {"accuracy": 0.5} and record["torch"] == torch.__version__
+    assert record["config_hash"] == records.config_hash({"a": 1}) != records.config_hash({"a": 2})
+
+
+def test_tables_average_seeds_and_refuse_to_mix_configurations(tmp_path):
+    for seed in range(3):
+        put(tmp_path, seed)
+    table = records.summary(records.read("e", tmp_path, profile="full"), ["accuracy"])
+    assert table["n"].item() == 3 and table["accuracy"].item() == pytest.approx(0.6)
+    assert table["accuracy_se"].item() == pytest.approx(0.1 / 3**0.5)
+    said = records.told(records.read("e", tmp_path, profile="full"), {"accuracy": "clean"})
+    assert said.loc["m"].to_dict() == {"n": 3, "clean": "0.6000 ± 0.0577"}
+    put(tmp_path, 0, {"a": 2})
+    with pytest.raises(ValueError, match="m on d .* has 2 configurations"):
+        records.summary(records.read("e", tmp_path), ["accuracy"])
+
+
+def test_no_records_is_an_empty_table(tmp_path):
+    found = records.read("nothing", tmp_path, profile="full")
+    assert isinstance(found, pd.DataFrame) and found.empty
+    assert records.summary(found, ["accuracy"]).empty
+
+
+def test_a_foreign_file_is_named(tmp_path):
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "x.json").write_text("{}")
+    with pytest.raises(ValueError, match="x.json lacks"):
+        records.read("e", tmp_path)
+
+
+# --- all records as tables
+
+
+RICH = {
+    "accuracy": 0.5, "epochs": 3, "words": "own", "batchnorm": {"tested": {"nll": 1.5}},
+    "nll_by_angle": [1.0, 2.0], "outside": {"noise": {"auroc": [0.25, 0.75]}},
+    "missing": [], "names": ["a", "b"], "counts": [{"left": 3}], "nothing": None,
+}  # fmt: skip
+
+
+def test_flat_joins_keys_and_leaves_out_what_is_not_there():
+    nested = {"a": {"b": {"c": 1}, "d": "x"}, "e": [1, {"f": 2}], "g": None, "h": float("nan")}
+    assert records.flat(nested) == {"a.b.c": 1, "a.d": "x", "e": [1, {"f": 2}]}
+    assert records.flat({"b": 0, "c": False, "d": ""}, "a.") == {"a.b": 0, "a.c": False, "a.d": ""}
+
+
+def test_the_table_has_a_row_per_record_and_a_column_per_number(tmp_path):
+    put(tmp_path, 0, {"lr": {"masks": 0.1}, "hidden": [3, 2]}, RICH)
+    put(tmp_path, 1, {"lr": {"masks": 0.2}, "beta": 2.0}, {"accuracy": 0.75})
+    found = records.table("e", tmp_path).set_index("seed")
+    assert len(found) == 2 and set(found["experiment"]) == {"e"}
+    assert found["config.lr.masks"].to_dict() == {0: 0.1, 1: 0.2}
+    assert found["accuracy"].to_dict() == {0: 0.5, 1: 0.75}
+    assert found.loc[0, "batchnorm.tested.nll"] == 1.5 and found.loc[0, "words"] == "own"
+    assert pd.isna(found.loc[1, "batchnorm.tested.nll"]) and pd.isna(found.loc[0, "config.beta"])
+    lists = {"nll_by_angle", "outside.noise.auroc", "missing", "names", "counts", "nothing"}
+    assert not lists & set(found)
+    assert not any(found[column].map(type).isin([dict, list]).any() for column in found)
+    assert set(found.columns) >= {"config_hash", "device", "torch", "commit", "wall_s", "date"}
+
+
+def test_the_long_table_has_a_row_per_number_of_a_list(tmp_path):
+    put(tmp_path, 0, {"hidden": [3, 2]}, RICH)
+    put(tmp_path, 1, {"hidden": [3, 2]}, {"accuracy": 0.75, "nll_by_angle": [3.0]})
+    found = records.long("e", tmp_path)
+    assert list(found) == [
+        "experiment", "dataset", "method", "seed", "profile", "config_hash", "metric", "place",
+        "value",
+    ]  # fmt: skip
+    assert found[["seed", "metric", "place", "value"]].values.tolist() == [
+        [0, "nll_by_angle", 0, 1.0], [0, "nll_by_angle", 1, 2.0],
+        [0, "outside.noise.auroc", 0, 0.25], [0, "outside.noise.auroc", 1, 0.75],
+        [1, "nll_by_angle", 0, 3.0],
+    ]  # fmt: skip
+    assert set(found["config_hash"]) == {records.config_hash({"hidden": [3, 2]})}
+
+
+def test_both_tables_are_of_one_experiment_or_of_all(tmp_path):
+    put(tmp_path, 0, metrics=RICH)
+    shutil.copytree(tmp_path / "e", tmp_path / "f")
+    for path in (tmp_path / "f").iterdir():
+        path.write_text(path.read_text().replace('"experiment": "e"', '"experiment": "f"'))
+    assert records.experiments(tmp_path) == ["e", "f"]
+    for make in (records.table, records.long):
+        assert set(make("f", tmp_path)["experiment"]) == {"f"}
+        every = make(out=tmp_path)
+        assert set(every["experiment"]) == {"e", "f"}
+        assert len(every) == 2 * len(make("f", tmp_path))
+        assert make("nothing", tmp_path).empty and make(out=tmp_path / "nowhere").empty
+
+
+forks = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(),
+    reason="needs processes that fork, and can be killed",
+)
+
+
+def write_forever(out, seeds, metrics):
+    for seed in seeds:
+        put(out, seed, metrics=metrics)
+
+
+@forks
+def test_kill_9_in_mid_write_leaves_whole_records_only(tmp_path):
+    big = {f"m{i}": float(i) for i in range(20_000)}  # half a megabyte: a kill lands inside
+    context = multiprocessing.get_context("fork")
+    for attempt in range(8):
+        seeds = range(attempt * 1000, attempt * 1000 + 1000)
+        process = context.Process(target=write_forever, args=(tmp_path, seeds, big))
+        process.start()
+        while not list((tmp_path / "e").glob(f"*_s{seeds[0]}_*.json")):  # it is under way
+            time.sleep(0.01)
+        time.sleep(0.007 * attempt)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    files = sorted((tmp_path / "e").glob("*.json"))
+    assert len(files) >= 8
+    for path in files:
+        assert json.loads(path.read_text())["metrics"] == big
+    assert len(records.read("e", tmp_path)) == len(files)  # leftovers of a kill are not read
+
+
+@forks
+def test_two_writers_of_one_record_do_not_corrupt_it(tmp_path):
+    context = multiprocessing.get_context("fork")
+    metrics = {f"m{i}": float(i) for i in range(2_000)}
+    writers = [
+        context.Process(target=write_forever, args=(tmp_path, [7] * 30, metrics)) for _ in range(2)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    (path,) = (tmp_path / "e").iterdir()
+    assert json.loads(path.read_text())["metrics"] == metrics
+
+
+def test_run_skips_what_is_recorded_and_force_redoes_it(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(job):
+        calls.append(job.method)
+        return ROTATION.run(job)
+
+    changed = dict(run=counted, configs=one_epoch(ROTATION.configs))
+    monkeypatch.setitem(EXPERIMENTS, "rotation", dataclasses.replace(ROTATION, **changed))
+    how = dict(methods=["random", "gflowout"], profile="quick", out=tmp_path, progress=False)
+    first = run("rotation", **how)
+    assert calls == ["random", "gflowout"] and len(first) == 2
+    assert set(records.KEYS) - {"metrics"} <= set(first)
+    run("rotation", **how)
+    assert len(calls) == 2
+    again = run("rotation", force=True, **how)
+    assert len(calls) == 4
+    columns = ["method", "accuracy", "nll", "nll_rotated"]
+    pd.testing.assert_frame_equal(first[columns], again[columns])  # the same seed, the same numbers
+
+
+def one_epoch(configs):
+    return lambda *args: [config | {"epochs": 1} for config in configs(*args)]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["rotaton"], "did you mean 'rotation'?"),
+        (["rotation", "--method", "gflowot"], "did you mean 'gflowout'?"),
+        (["rotation", "--profile", "ful"], "did you mean 'full'?"),
+        (["rotation", "--dataset", "mnst"], "did you mean 'mnist'?"),
+        (["rotation", "--dataset", "icu-synthetic"], "known: mnist, digits"),
+        (["easy-vqa", "--dataset", "mnist"], "known: easy-vqa"),
+        (["rotation", "--seed", "-1"], "seed -1: seeds are whole numbers"),
+        (["rotation", "--device", "gpu"], "device 'gpu' is none"),
+        (["masks", "--method", "ensemble"], "ensemble draws no masks"),
+        (["masks", "--method", "deterministic"], "deterministic draws no masks"),
+        (["adaptation", "--method", "ensemble"], "several networks"),
+        (["prior", "--method", "random"], "random has no exponent"),
+        (["ablations", "--method", "random"], "no ablations of random"),
+        (
+            ["cifar-variations", "--method", "concrete"],
+            "unknown method with variations 'concrete'; known: contextual",
+        ),
+    ],
+)
+def test_the_command_names_what_is_wrong(args, message, capsys, tmp_path):
+    assert main(["run", *args, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_takes_no_record_is_named_before_any_work(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    args = ["rotation", "--profile", "quick"]
+    assert main(["run", *args, "--out", str(tmp_path / "file" / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written to" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("experiment", "profile", "dataset"),
+    [("rotation", "full", "mnist"), ("rotation", "quick", "digits"), ("cifar", "full", "cifar10"),
+     ("cifar", "quick", "digits"), ("icu", "quick", "eicu-demo"), ("audit", "full", "iris")],
+)  # fmt: skip
+def test_the_usual_data_set_is_the_profiles_or_the_experiments_first(experiment, profile, dataset):
+    assert data_set(EXPERIMENTS[experiment], None, budget(profile).dataset) == dataset
+
+
+def test_a_sweep_returns_its_own_configuration_only(tmp_path, monkeypatch):
+    constant = dataclasses.replace(ROTATION, run=lambda job: {"accuracy": 0.5})
+    monkeypatch.setitem(EXPERIMENTS, "rotation", constant)
+    how = dict(methods=["random"], profile="quick", out=tmp_path, progress=False)
+    run("rotation", **how)
+    short = dataclasses.replace(constant, configs=one_epoch(ROTATION.configs))
+    monkeypatch.setitem(EXPERIMENTS, "rotation", short)
+    found = run("rotation", **how)
+    assert len(found) == 1 and found["config"].iloc[0]["epochs"] == 1
+    assert len(records.read("rotation", tmp_path)) == 2

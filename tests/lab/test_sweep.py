@@ -1,0 +1,217 @@
+"""Many runs at once: each done exactly once, none lost, whoever is killed."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+import tiny_experiment
+from gfo_lab import records
+from gfo_lab.cli import main
+from gfo_lab.experiments import EXPERIMENTS
+from gfo_lab.run import run
+from tiny_experiment import EPOCHS
+
+if "fork" not in multiprocessing.get_all_start_methods():
+    pytest.skip("needs processes that fork, and can be killed", allow_module_level=True)
+FORK = multiprocessing.get_context("fork")  # the package is imported already
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """(log, how): an empty log and what `run` is called with."""
+    log = tmp_path / "log"
+    log.mkdir()
+    monkeypatch.setattr(tiny_experiment, "log", str(log))
+    how = dict(
+        profile="quick", out=tmp_path / "out", scratch=tmp_path / "scratch", progress=False,
+        imports=("tiny_experiment",),
+    )  # fmt: skip
+    return log, how
+
+
+def whole(how, seeds):
+    """Every record is there and right."""
+    found = records.read("tiny", how["out"])
+    assert sorted(found["seed"]) == list(seeds)
+    for seed, trace in zip(found["seed"], found["trace"], strict=True):
+        assert trace == [seed * 10 + epoch for epoch in range(EPOCHS)]
+    return found
+
+
+def starts(log):
+    """How often each (seed, epoch) was begun."""
+    names = [path.name.rsplit("_", 1)[0] for path in log.iterdir()]
+    return {name: names.count(name) for name in names}
+
+
+def side_by_side(barrier, how, seeds):
+    real = tiny_experiment.run
+
+    def run_once_both_are_here(job):
+        if not barrier.broken and run_once_both_are_here.first:
+            run_once_both_are_here.first = False
+            barrier.wait(20)
+        return real(job)
+
+    run_once_both_are_here.first = True
+    EXPERIMENTS["tiny"] = dataclasses.replace(tiny_experiment.TINY, run=run_once_both_are_here)
+    assert sorted(run("tiny", seeds=seeds, **how)["seed"]) == list(seeds)
+
+
+def test_two_commands_side_by_side_share_the_work(folders):
+    log, how = folders
+    seeds, barrier = range(12), FORK.Barrier(2)
+    both = [FORK.Process(target=side_by_side, args=(barrier, how, seeds)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0  # each returned all twelve records
+    found = whole(how, seeds)
+    assert found["pid"].nunique() == 2
+    assert set(starts(log).values()) == {1} and len(starts(log)) == 12 * EPOCHS
+
+
+def test_killed_at_twenty_random_points_no_finished_record_is_lost(folders):
+    log, how = folders
+    seeds, rng, seen = range(10), random.Random(0), {}
+    for _ in range(20):
+        process = FORK.Process(target=run, args=("tiny",), kwargs=dict(seeds=seeds, **how))
+        process.start()
+        # From before the first epoch to two or three runs on.
+        time.sleep(rng.uniform(0.0, 0.06))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        now = {path: path.read_bytes() for path in (how["out"] / "tiny").glob("*.json")}
+        assert all(now[path] == content for path, content in seen.items())
+        for content in now.values():
+            json.loads(content)
+        seen = now
+    run("tiny", seeds=seeds, **how)
+    found = {path: path.read_bytes() for path in (how["out"] / "tiny").glob("*.json")}
+    assert all(found[path] == content for path, content in seen.items())  # none was done again
+    whole(how, seeds)
+    # A kill costs at most the epoch under way and one that was not yet in the checkpoint.
+    assert sum(starts(log).values()) <= 10 * EPOCHS + 20
+
+
+def test_a_claimed_run_is_waited_for_and_taken_over_when_its_process_dies(folders, monkeypatch):
+    log, how = folders
+    monkeypatch.setattr(tiny_experiment, "epoch_s", 0.3)
+    other = FORK.Process(target=run, args=("tiny",), kwargs=dict(seeds=[0], **how))
+    other.start()
+    while not list(log.glob("s0_e1_*")):
+        time.sleep(0.01)
+    threading.Timer(0.1, other.kill).start()  # in its second epoch, while we wait
+    (pid,) = run("tiny", seeds=[0], **how)["pid"]
+    other.join()
+    whole(how, [0])
+    assert pid == os.getpid() and starts(log) == {"s0_e0": 1, "s0_e1": 2, "s0_e2": 1, "s0_e3": 1}
+
+
+def test_force_redoes_a_run_that_another_process_has_claimed(folders, monkeypatch):
+    log, how = folders
+    run("tiny", seeds=[0], **how)
+    monkeypatch.setattr(tiny_experiment, "epoch_s", 0.3)
+    other = FORK.Process(target=run, args=("tiny",), kwargs=dict(seeds=[0], force=True, **how))
+    other.start()
+    while starts(log).get("s0_e1", 0) < 2:
+        time.sleep(0.01)
+    (found,) = run("tiny", seeds=[0], force=True, **how)["pid"]  # waits for the other's record
+    assert found == other.pid
+    other.join()
+    assert starts(log)["s0_e3"] == 2  # redone once, by whoever claimed it
+
+
+@pytest.mark.parametrize("change", ["root", "out", "force", "source"])
+def test_a_checkpoint_of_other_data_source_or_results_is_left_alone(folders, change, monkeypatch):
+    log, how = folders
+
+    def stop(seconds):
+        if len(list(log.iterdir())) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run("tiny", seeds=[0], **how)
+    assert starts(log) == {"s0_e0": 1, "s0_e1": 1, "s0_e2": 1}
+    more = {"root": {"root": log}, "out": {"out": how["out"] / "other"}, "force": {"force": True}}
+    if change == "source":
+        monkeypatch.setattr("gfo_lab.sweep.records.source", lambda: "0" * 12)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    run("tiny", seeds=[0], **how | more.get(change, {}))
+    assert starts(log)["s0_e0"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_processes(folders, jobs):
+    log, how = folders
+    found = run("tiny", seeds=range(4), jobs=jobs, **how)
+    assert len(found) == 4 and (os.getpid() in set(found["pid"])) == (jobs == 1)
+    whole(how, range(4))
+    run("tiny", seeds=range(4), jobs=jobs, **how)
+    assert set(starts(log).values()) == {1}
+    assert list(how["scratch"].iterdir()) == []  # neither checkpoints nor claims are left
+
+
+@pytest.mark.slow
+def test_dask_worker_killed_in_mid_run(folders, monkeypatch):
+    pytest.importorskip("distributed", reason="needs the extra 'cluster' (Dask)")
+    log, how = folders
+    monkeypatch.setattr(tiny_experiment, "epoch_s", 0.15)
+    killed = []
+
+    def kill_first_worker():
+        while not (begun := sorted(log.glob("*_e1_*"))):
+            time.sleep(0.01)
+        killed.append(int(begun[0].read_text()))
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_first_worker, daemon=True)
+    killer.start()
+    run("tiny", seeds=range(4), engine="dask", jobs=2, **how)
+    killer.join(1)
+    found = whole(how, range(4))
+    assert killed and os.getpid() not in set(found["pid"])
+    begun = starts(log)
+    assert len(begun) == 4 * EPOCHS
+    # Its run went on from the checkpoint: only the epoch under way was begun twice.
+    assert sum(begun.values()) == len(begun) + 1
+
+
+def test_dask_clusters_that_would_not_do(folders, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="needs the extra 'cluster' (Dask)")
+    _, how = folders
+    monkeypatch.setattr("gfo_lab.sweep.PATIENCE", 0.5)
+    local = dict(n_workers=0, processes=False, dashboard_address=":0", silence_logs=50)
+    with distributed.LocalCluster(**local) as cluster:
+        dask = how | dict(engine="dask", scheduler=cluster.scheduler_address)
+        with pytest.raises(ValueError, match="no worker; start some: dask worker .* --nthreads 1"):
+            run("tiny", **dask)
+    with distributed.LocalCluster(**local | dict(n_workers=1, threads_per_worker=2)) as cluster:
+        with pytest.raises(ValueError, match="several threads"):
+            run("tiny", **dask | dict(scheduler=cluster.scheduler_address))
+    with pytest.raises(ValueError, match="no Dask scheduler at 'tcp://127.0.0.1:1'"):
+        run("tiny", **dask | dict(scheduler="tcp://127.0.0.1:1"))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--jobs", "0"], "jobs is 0"),
+        (["--engine", "dsk"], "processes, dask"),
+        (["--scheduler", "tcp://127.0.0.1:1"], "--engine dask"),
+    ],
+)
+def test_a_way_of_running_that_there_is_not(args, message, capsys, tmp_path):
+    assert main(["run", "rotation", "--profile", "quick", "--out", str(tmp_path), *args]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
