@@ -176,7 +176,9 @@ def test_the_address_reaches_the_first_cell_which_fetches_the_package(tmp_path, 
     set_address("https://example.org/o/r", tmp_path)
     exec(first_cell(), {})
     assert ran[0][-2:] == ["https://example.org/o/r", str(clone)]
-    assert ran[1][2:4] == ["pip", "install"] and {"torch>=2.6", "easy-vqa==1.0"} <= set(ran[1])
+    assert ran[1][2:4] == ["pip", "install"]
+    names = {name.split(">=")[0].split("==")[0] for name in ran[1]}
+    assert {"torch", "pandas", "easy-vqa", "ipywidgets"} <= names
     assert sys.path == [str(clone), str(clone / "book")]
     set_address("https://example.org/p", tmp_path)
     assert "example.org/p" in first_cell() and nbformat.read(chapter, 4).cells[1].source == "1"

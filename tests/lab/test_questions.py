@@ -7,7 +7,10 @@ from importlib import metadata
 import numpy as np
 import pytest
 import torch
+from gfo_lab import ledger
+from gfo_lab.experiments import vqa_v2 as task
 from gfo_lab.experiments.easy_vqa import blind, choose_sigma
+from gfo_lab.run import run
 from gfo_lab.vqa import easy_vqa, stem, vqa_v2
 from gfo_lab.vqa.answers import accuracy, leave_one_out, normal, soft_target
 from gfo_lab.vqa.questions import Words, add_noise, numbers_of
@@ -333,3 +336,29 @@ def test_bad_feature_files_of_vqa_v2_are_named_in_one_line(tmp_path):
     ask(r"has shape \(4, 2048\), needs \(2048, n\)")
     path.unlink()
     ask("lacks the image features train2014/COCO", FileNotFoundError)
+
+
+@pytest.mark.parametrize("method", ["gflowout", "concrete", "ensemble"])
+def test_table_2_runs_for_those_who_have_the_files(method, tmp_path):
+    """Kinds weigh by their questions, and a row of the ledger finds its number."""
+    write_v2(tmp_path)
+    how = dict(methods=[method], dataset="vqa-v2", profile="quick", root=tmp_path)
+    (row,) = run("easy-vqa", **how, out=tmp_path / "out", progress=False).to_dict("records")
+    for tail in ("", "_noisy"):
+        kinds = [row[f"accuracy_{kind}{tail}"] for kind in ("yes_no", "number")]
+        assert all(0 <= accuracy <= 1 for accuracy in kinds) and row[f"nll{tail}"] > 0
+        assert row[f"accuracy_all{tail}"] == pytest.approx(sum(kinds) / 2)  # two questions each
+    for place in ledger.TABLES["Table 2"].experiments.values():
+        for metric in ledger.TABLES["Table 2"].metrics.values():
+            known = metric.removesuffix("_other") + place.get("suffix", "")
+            assert "other" in metric or known in row
+
+
+def test_feature_noise_belongs_to_the_image_whatever_block_it_is_in():
+    image = torch.ones(3, 2, 4)
+    image[0, 1] = 0  # padding
+    one = task.noisy(image, 2.0, [7, 8, 7])
+    assert torch.equal(one[1:], task.noisy(image[1:], 2.0, [8, 7]))
+    assert torch.equal(one[0, 0], one[2, 0]) and not torch.equal(one[1], one[2])
+    assert torch.equal(one[0, 1], torch.zeros(4))
+    assert torch.equal(task.noisy(image, 0.0, [7, 8, 7]), image)
