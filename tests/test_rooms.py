@@ -26,6 +26,7 @@ def test_every_module_has_a_room_and_edges_join_different_ones():
     found = rooms.edges(toc.ROOT)
     assert ("gfo.train.fit", "gfo.core.attached") in found["train", "core"]
     assert ("gfo_lab.run", "gfo.core.registry") in found["gfo_lab", "core"]
+    assert ("gfo", "gfo.train.fit") in found["gfo", "train"]  # named in a string
     for (a, b), pairs in found.items():
         assert a != b and {(rooms.room(m), rooms.room(n)) for m, n in pairs} == {(a, b)}
 
@@ -86,6 +87,11 @@ def test_a_circle_over_three_files_and_one_in_the_laboratory_are_found(copy):
 def test_an_import_upwards_is_found(copy, line):
     plant(copy, "gfo/models/resnet.py", line)
     one(rooms.upward_problems(copy), "gfo/models/resnet.py", "gfo/audit/toys.py")
+
+
+def test_a_name_that_a_package_offers_from_upstairs_is_found(copy):
+    plant(copy, "gfo/train/__init__.py", 'LATER = {"toy": "gfo.audit.toys"}')
+    one(rooms.upward_problems(copy), "gfo/train/__init__.py", "gfo/audit/toys.py")
 
 
 def test_a_room_cannot_go_in_by_the_front_door(copy):

@@ -25,9 +25,7 @@ from gfo_lab.run import plan, run
 def show(frame: pd.DataFrame, as_json: bool, **how: Any) -> None:
     """Print a table, or its rows as a JSON list with null for what is not there, or not finite."""
     if as_json:
-        there = frame.notna() & ~frame.isin(
-            [float("inf"), -float("inf")]
-        )  # JSON has no such number
+        there = frame.notna() & ~frame.isin([float("inf"), -float("inf")])  # JSON has none
         rows = frame.astype(object).where(there, None).to_dict("records")
         print(json.dumps(rows, indent=1, default=str))
     else:

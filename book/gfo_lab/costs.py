@@ -1,5 +1,5 @@
-"""What `gfo.bench` compares: plain dropout in an ordinary torch loop, and each method as `gfo.fit`
-trains it and `gfo.predict` asks it; and what can be counted of them without a clock."""
+"""What `gfo_lab.bench` compares: plain dropout in an ordinary torch loop, and each method as
+`gfo.fit` trains it and `gfo.predict` asks it; and what can be counted of them without a clock."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

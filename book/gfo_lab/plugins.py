@@ -26,5 +26,6 @@ def bring(imports: Sequence[str] = ()) -> None:
     for name in (*imports, *announced):
         try:
             importlib.import_module(name)
-        except ImportError as error:
-            raise ValueError(f"cannot import {name!r} ({error}): run where it lies") from None
+        except Exception as error:  # whatever a module raises that is not ours
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(f"cannot import {name!r} ({what}): run where it lies") from None

@@ -120,14 +120,15 @@ def experiments(out: Path | None = None) -> list[str]:
 
 def table(experiment: str | None = None, out: Path | None = None) -> pd.DataFrame:
     """All records of one experiment, or of all: one row per record, with its identity, what it ran
-    on, its configuration flattened ("config.lr.masks") and every metric that is a number or a word
-    ("batchnorm.tested.nll"); `long` has those that are lists."""
+    on, its configuration flattened ("config.lr.masks"; lists as JSON) and every metric that is a
+    number or a word ("batchnorm.tested.nll"); `long` has those that are lists."""
     names = [experiment] if experiment else experiments(out)
-    return pd.DataFrame(
-        {k: v for k, v in flat(record).items() if not isinstance(v, list)}
-        for name in names
-        for record in read(name, out).to_dict("records")
-    )
+    rows = [flat(record) for name in names for record in read(name, out).to_dict("records")]
+    for row in rows:
+        for key in [key for key, value in row.items() if isinstance(value, list)]:
+            value = row.pop(key)
+            row |= {key: json.dumps(value)} if key.startswith("config.") else {}
+    return pd.DataFrame(rows)
 
 
 def long(experiment: str | None = None, out: Path | None = None) -> pd.DataFrame:

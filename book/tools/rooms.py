@@ -46,7 +46,8 @@ def imports(root: Path) -> Graph:
     """Which modules of both packages each module imports itself, lazily or not.
 
     `from gfo.core import batch` is an import of gfo.core.batch, `from gfo.data import load` one of
-    gfo.data. That a module needs its own packages is no edge.
+    gfo.data, and so is the name of a module in a string of an `__init__.py`, which imports it when
+    asked (`gfo.core.lazy`). That a module needs its own packages is no edge.
     """
     known = modules(root)
     return {
@@ -77,6 +78,10 @@ def targets(path: Path, module: str) -> Iterator[str]:
             name = node.args[0]
             if called == "import_module" and isinstance(name, ast.Constant):
                 yield str(name.value)
+        elif isinstance(node, ast.Constant) and path.name == "__init__.py":
+            name = str(node.value)
+            if name.startswith("gfo") and all(map(str.isidentifier, name.split("."))):
+                yield name
 
 
 def running(tree: ast.AST) -> Iterator[ast.AST]:

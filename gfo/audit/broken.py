@@ -88,10 +88,10 @@ def examine(
 
     Returns:
         Where p is fixed, "kl_left", KL(q ‖ posterior) as a share of KL(p ‖ posterior), 1 if
-        training moved q nowhere; and "log_z_left", |log Z − log evidence| as a share of what it is
-        if log Z is one number for all examples, their mean log evidence (for ID-GFlowOut: 0, where
-        it starts). Where p is learned, "prior_aim", KL(q ‖ p) − KL(q~ ‖ p) in nats; above 0, p is
-        nearer to the training policy q~ than to q. Always "label_leak".
+        training moved q nowhere; and "log_z_left", ``|log Z − log evidence|`` as a share of what it
+        is if log Z is one number for all examples, their mean log evidence (for ID-GFlowOut: 0,
+        where it starts). Where p is learned, "prior_aim", KL(q ‖ p) − KL(q~ ‖ p) in nats; above 0,
+        p is nearer to the training policy q~ than to q. Always "label_leak".
     """
     log_q, log_reward, log_z = truth(net, x, y)
     evidence = log_reward.logsumexp(1)
@@ -132,7 +132,15 @@ def policies(net: Attached, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def leaky_predict(net: Attached, x: Any, y: Tensor, samples: int = 20, seed: int = 0) -> Tensor:
-    """A predictive (B, K) whose masks come from q(z|x,y) at test time: it has seen the label."""
+    """A predictive (B, K) whose masks come from q(z|x,y) at test time: it has seen the label.
+
+    Args:
+        net: The network.
+        x: A batch.
+        y: Its labels, which it should not read.
+        samples: How many masks.
+        seed: Of the masks.
+    """
     probs, (x, y) = [], to_device((x, y), device_of(net))
     for index in range(samples):
         noise = noise_for(net, len(y), generator(seed, "leak", index, device=device_of(net)))

@@ -113,9 +113,9 @@ def _draw(net: Attached, x: Any, y: Tensor, samples: int, seed: int) -> Draws:
     method, n = net.method, rows(x)
 
     def scored(source: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        runs = list(passes(net, x, y, source, samples, seed))
-        log_q, log_p, log_lik = (t.double() for t in log_probs(runs, n))  # each (B, S)
-        log_z = None if runs[0].log_z is None else runs[0].log_z.double().expand(n)[:, None]
+        seen = list(passes(net, x, y, source, samples, seed))
+        log_q, log_p, log_lik = (t.double() for t in log_probs(seen, n))  # each (B, S)
+        log_z = None if seen[0].log_z is None else seen[0].log_z.double().expand(n)[:, None]
         return log_q, log_p, method.log_reward(log_lik, log_p, n), log_z
 
     _, log_p, log_reward, _ = scored("p")

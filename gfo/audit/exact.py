@@ -67,7 +67,7 @@ def log_posterior(log_lik: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def total_variation(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """½ Σ |a − b| over all masks, (B,): 0 for equal distributions, 1 for disjoint ones."""
+    """½ Σ ``|a − b|`` over all masks, (B,): 0 for equal distributions, 1 for disjoint ones."""
     return 0.5 * (log_a.exp() - log_b.exp()).abs().sum(-1)
 
 

@@ -57,7 +57,8 @@ def check_masks(net: Attached, masks: Sequence[Tensor], lead: tuple[int, ...]) -
 
     Args:
         net: The network they are for.
-        masks: One per site in execution order, (*lead, C_l) or (*lead, T_l, C_l), of 0 and 1.
+        masks: One per site in execution order, ``(*lead, C_l)`` or
+            ``(*lead, T_l, C_l)``, of 0 and 1.
         lead: The leading shape of each.
 
     Raises:

@@ -9,8 +9,11 @@ from typing import Any
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary)` and move the result to `path`: a reader sees the old file or the
-    whole new one, whatever kills the writer, and two writers never share a temporary."""
+    """Call `write(temporary)` and move the result to `path`.
+
+    A reader sees the old file or the whole new one, whatever kills the writer, and two writers
+    never share a temporary.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")

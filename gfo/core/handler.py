@@ -48,8 +48,11 @@ class SiteHandler:
         self.before = x  # what the generators may read as h_{l−1}
 
     def __call__(self, layer: int, h: Tensor, real: Tensor | None = None) -> Tensor:
-        """The activation under its mask. Policies and log Z compute in their own number format
-        whatever autocast asks of the backbone: a log-probability sums over hundreds of bits."""
+        """The activation under its mask.
+
+        Policies and log Z compute in their own number format whatever autocast asks of the
+        backbone: a log-probability sums over hundreds of bits.
+        """
         if not torch.is_autocast_enabled(h.device.type):
             return self.mask(layer, h, real)
         with torch.autocast(h.device.type, enabled=False):

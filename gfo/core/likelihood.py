@@ -56,7 +56,7 @@ class Categorical:
         Args:
             y: Labels, (B,).
             batch: How many there have to be.
-            classes: K.
+            classes: K, how many there are.
 
         Raises:
             ValueError: Unless y is `batch` integer labels in 0…K−1 and the class weights are K.
@@ -109,7 +109,7 @@ class SoftTargets:
         Args:
             y: Targets, (B, K).
             batch: How many rows there have to be.
-            classes: K.
+            classes: K, how many there are.
 
         Raises:
             ValueError: Unless y holds `batch` rows of K float targets in [0, 1].

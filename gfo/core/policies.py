@@ -42,8 +42,14 @@ class Context(NamedTuple):
 def small_mlp(inputs: int, hidden: int, outputs: int, start: float = 0.0) -> nn.Sequential:
     """Linear–LayerNorm–LeakyReLU–Linear.
 
-    The last weights are zero at first, so that all outputs start at `start`, whatever the inputs:
+    The last weights are zero at first, so that all outputs start at one value, whatever the inputs:
     log Z at 0, a mask policy at one keep-probability.
+
+    Args:
+        inputs: Numbers read.
+        hidden: Width of the hidden layer.
+        outputs: Numbers returned.
+        start: What they start at.
     """
     last = nn.Linear(hidden, outputs)
     nn.init.zeros_(last.weight)
@@ -80,7 +86,7 @@ class LayerwisePolicy(nn.Module):
 
     Args:
         sites: The network's sites.
-        classes: K.
+        classes: K, how many there are.
         reads: Any of "h" (activation), "h_before", "y" (label) and "z" (masks of all earlier
             layers).
         before: Width of what the first site's "h_before" reads.

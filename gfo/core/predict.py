@@ -85,6 +85,9 @@ def score(net: Attached, x: Any, y: Tensor, masks: Sequence[Tensor]) -> Score:
         y: Its labels.
         masks: One per site, each (B, C) or (B, T, C), of 0 and 1.
 
+    Returns:
+        `Score(log_q, log_p, log_z, log_lik)`, each (B,), in nats; None where a method has none.
+
     Raises:
         ValueError: On bad x, y or masks.
     """
@@ -135,7 +138,7 @@ def sample_logits(
     Args:
         net: What `attach` returned, or an ensemble.
         x: A batch.
-        samples: S.
+        samples: S, how many masks.
         masks: Given ones instead, one per site, each (S, B, C) or (S, B, T, C).
         seed: Of the masks.
         memory: Bytes that the largest activation of a folded pass may take, 512 MiB by default,

@@ -56,7 +56,7 @@ class Spec(NamedTuple):
 
     Attributes:
         sites: In execution order.
-        classes: K.
+        classes: K, how many there are.
         shapes: Of each input tensor, without the batch axis.
         x_size: Numbers per example of `features`, where x has few floats.
         row_bytes: Of the largest activation of one example.

@@ -65,7 +65,7 @@ def split(
             `seed`.
         sizes: Of train, valid and tune.
         test: The test part; None takes the rest of `pool`.
-        classes: K.
+        classes: K, how many there are.
         seed: Of the permutation.
 
     Raises:

@@ -60,7 +60,7 @@ def random_labels(y: Tensor, classes: int, share: float, gen: torch.Generator) -
 
     Args:
         y: (n,).
-        classes: K.
+        classes: K, how many there are.
         share: Of labels drawn anew; round(share · n) of them.
         gen: Draws which, and the labels.
 
@@ -76,8 +76,10 @@ def random_labels(y: Tensor, classes: int, share: float, gen: torch.Generator) -
 
 
 def rotated(splits: Splits) -> Tensor:
-    """The test images, each turned by its own angle: uniform on 0–360°, the same draw for every
-    method and seed."""
+    """The test images, each turned by its own angle.
+
+    Uniform on 0–360°, the same draw for every method and seed.
+    """
     x = splits.test[0]
     angles = 360 * torch.rand(len(x), generator=generator(0, "rotation"))
     return splits.shifted(x, lambda raw: rotate(raw, angles))

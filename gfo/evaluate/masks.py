@@ -38,10 +38,10 @@ def passes(net: Attached, x: Any, y: Tensor, source: str, samples: int, seed: in
         yield Pass(*to_device(list(out), back))
 
 
-def log_probs(runs: Sequence[Pass], n: int) -> list[Tensor]:
+def log_probs(seen: Sequence[Pass], n: int) -> list[Tensor]:
     """log q, log p and log-likelihood of S passes over n examples, each (n, S), in nats."""
     names = ("log_q", "log_p", "log_lik")
-    return [torch.stack([getattr(r, name).expand(n) for r in runs], 1) for name in names]
+    return [torch.stack([getattr(out, name).expand(n) for out in seen], 1) for name in names]
 
 
 def policy_divergences(
@@ -75,12 +75,14 @@ def policy_divergences(
         return torch.tensor(by_pass).mean(0).tolist()
 
     if net.method.p is not None and net.method.test == "p":
-        runs = list(passes(net, x, y, "test", samples, seed))
-        found["p_moved"] = mean([[(p, uniform(p)) for p in r.p_logits] for r in runs])
+        seen = list(passes(net, x, y, "test", samples, seed))
+        found["p_moved"] = mean([[(p, uniform(p)) for p in out.p_logits] for out in seen])
     if net.method.q is not None:
-        runs = list(passes(net, x, y, "q", samples, seed))
-        found["q_moved"] = mean([[(q, uniform(q)) for q in r.q_logits] for r in runs])
-        found["q_from_p"] = mean([list(zip(r.q_logits, r.p_logits, strict=True)) for r in runs])
+        seen = list(passes(net, x, y, "q", samples, seed))
+        found["q_moved"] = mean([[(q, uniform(q)) for q in out.q_logits] for out in seen])
+        found["q_from_p"] = mean(
+            [list(zip(out.q_logits, out.p_logits, strict=True)) for out in seen]
+        )
     return found
 
 
@@ -105,8 +107,8 @@ def keep_probabilities(
     for name, source in (("q", "q"), ("p", "test")):
         if getattr(net.method, name) is None:
             continue
-        runs = list(passes(net, x, y, source, samples, seed))
-        layers = zip(*(getattr(r, f"{name}_logits") for r in runs), strict=True)
+        seen = list(passes(net, x, y, source, samples, seed))
+        layers = zip(*(getattr(out, f"{name}_logits") for out in seen), strict=True)
         found[name] = [
             torch.stack([a.sigmoid() for a in layer]).mean(0).expand(rows(x), *layer[0].shape[1:])
             for layer in layers
@@ -136,8 +138,8 @@ def correlations(
     """
     if net.method.q is None:
         return {}
-    runs = list(passes(net, x, y, "q", masks, seed))
-    log_q, log_p, log_lik = (t.cpu() for t in log_probs(runs, len(y)))
+    seen = list(passes(net, x, y, "q", masks, seed))
+    log_q, log_p, log_lik = (t.cpu() for t in log_probs(seen, len(y)))
     pairs = {
         "reward": (log_q, net.method.log_reward(log_lik, log_p, len(y))),
         "data": (
@@ -157,9 +159,18 @@ def correlations(
 
 
 def permutation_p(a: Tensor, b: Tensor, permutations: int, seed: int) -> Tensor:
-    """One-sided permutation p-value of pearson(a, b) > 0 for each row, (B,).
+    """One-sided permutation p-value of pearson(a, b) > 0 for each row.
 
     (1 + the number of shuffles with at least that correlation) / (1 + permutations).
+
+    Args:
+        a: (P, n).
+        b: (P, n).
+        permutations: How many shuffles.
+        seed: Of the shuffles.
+
+    Returns:
+        (P,).
     """
     observed, count = pearson(a, b), torch.ones(len(a))
     gen = generator(seed, "permutations")
@@ -183,8 +194,8 @@ def distances(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed: int 
         Means over pairs of one class ("within") and of two ("between"), and under "chance" what
         masks with one keep-probability per bit for all inputs would show by sampling.
     """
-    runs = list(passes(net, x, y, "test", samples, seed))
-    sites = zip(*(r.masks for r in runs), strict=True)
+    seen = list(passes(net, x, y, "test", samples, seed))
+    sites = zip(*(out.masks for out in seen), strict=True)
     flat = torch.cat([torch.stack(z).mean(0).flatten(1) for z in sites], 1)
     mean = flat.expand(len(y), -1).cpu()  # (B, M)
     y = y.cpu()
@@ -219,10 +230,10 @@ def predictive_nll(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed:
     sets: dict[str, list[Tensor]] = {}
     for name, source in (("p", "test"), ("q", "q")):
         if name == "p" or net.method.q is not None:
-            runs = list(passes(net, x, y, source, samples, seed))
+            seen = list(passes(net, x, y, source, samples, seed))
             sets[name] = [
                 torch.stack(z).expand(samples, len(y), *z[0].shape[1:])
-                for z in zip(*(r.masks for r in runs), strict=True)
+                for z in zip(*(out.masks for out in seen), strict=True)
             ]
     other = torch.randperm(len(y), generator=generator(seed, "other"))
     sets["shuffled"] = [z[:, other] for z in sets["p"]]
@@ -258,10 +269,12 @@ def layer_dependence(net: Attached, x: Any, y: Tensor, *, samples: int = 50, see
     name = net.method.test
     if getattr(net.method, name) is None:
         raise ValueError(f"{net.method.name} has no distribution over masks: no dependence to see")
-    runs = list(passes(net, x, y, "test", samples, seed))
+    seen = list(passes(net, x, y, "test", samples, seed))
     found = []
     for layer in range(1, len(net.sites)):
-        keep = torch.stack([getattr(r, f"{name}_logits")[layer].sigmoid() for r in runs]).double()
+        keep = torch.stack(
+            [getattr(out, f"{name}_logits")[layer].sigmoid() for out in seen]
+        ).double()
         mixed = keep.mean(0)
         inner = [
             t * t.clamp_min(1e-12).log() + (1 - t) * (1 - t).clamp_min(1e-12).log()

@@ -17,7 +17,7 @@ from torch import Tensor
 def ece(probs: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error (Guo et al., 2017), a number in [0, 1].
 
-    Mean |accuracy − confidence| over equal-width bins of confidence, weighted by their share.
+    Mean ``|accuracy − confidence|`` over equal-width bins of confidence, weighted by their share.
 
     Args:
         probs: (B, K).

@@ -177,7 +177,7 @@ def detectable(
 
     Args:
         standard_error: The corrected one.
-        splits: J.
+        splits: J, how many there are.
         share: Test examples per training example.
         confidence: Of the interval.
         power: The probability with which it is told from 0.

@@ -198,7 +198,12 @@ class Method(nn.Module):
     def draw(self, logits: Tensor, u: Tensor | Any, explore: Tensor | Any, source: str) -> Tensor:
         """z = 1[u < σ(logit / T)]; T and the random masks act in training only.
 
-        Under "mean" the keep-probability itself stands in for the mask.
+        Args:
+            logits: Of some bits of a site.
+            u: Uniform numbers for these bits.
+            explore: As in `mask_at_site`.
+            source: As in `gfo.masked_pass`. Under "mean" the keep-probability itself stands in for
+                the mask.
         """
         if source == "mean":
             return torch.sigmoid(logits)

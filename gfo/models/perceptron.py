@@ -19,7 +19,7 @@ def mlp(
 
     Args:
         inputs: Numbers per flattened input.
-        classes: K.
+        classes: K, how many there are.
         hidden: Widths of the hidden layers.
 
     Returns:

@@ -32,7 +32,7 @@ def resnet18(
     that BatchNorm gives each row.
 
     Args:
-        classes: K.
+        classes: K, how many there are.
         width: Channels of the first stage, doubled in each later one; 64 is ResNet-18.
         blocks: How many in each stage; every stage but the first halves the image.
         order: "conv-bn", or "bn-conv" for the pre-activation block of the paper's Figure 5.

@@ -31,7 +31,16 @@ def remember(
     checkpoint: str | Path | None,
     about: dict,
 ) -> None:
-    """Add an epoch to the history, keep the best weights, write the checkpoint."""
+    """Add an epoch to the history, keep the best weights, write the checkpoint.
+
+    Args:
+        net: The network.
+        moving: Optimisers and schedulers by group.
+        state: The progress so far, which this changes.
+        row: Of the history.
+        checkpoint: The file; None writes none.
+        about: What has to agree where the run goes on.
+    """
     state["history"].append(row)
     nll = row.get("valid_nll")
     if nll is not None:
@@ -75,8 +84,11 @@ def resume(
 def one_by_one(
     items: Sequence, work: Callable[[Any], Any], file: Path | None, label: str, progress: bool
 ) -> list:
-    """[work(item) for item in items], with a bar. Each result (plain JSON) is kept at once in
-    `file`, if there is one, so that a stopped run goes on with the item that it stopped in."""
+    """[work(item) for item in items], with a bar.
+
+    Each result (plain JSON) is kept at once in `file`, if there is one, so that a stopped run goes
+    on with the item that it stopped in.
+    """
     done = json.loads(file.read_text()) if file and file.exists() else []
     left = items[len(done) :]
     for item in tqdm(left, label, len(items), False, initial=len(done), disable=not progress):

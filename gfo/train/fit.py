@@ -1,7 +1,8 @@
 """The training loop, in the open: epochs of masked passes, early stopping, exact resume.
 
 Every random number of a run comes from (seed, epoch, step), so a run that is killed and called
-again with the same checkpoint ends with the weights of an unbroken one.
+again with the same checkpoint ends with the weights of an unbroken one. Each group of parameters
+has an optimiser of its own: one backward pass serves all, their gradients being disjoint.
 """
 
 import contextlib
@@ -52,7 +53,7 @@ def fit(
             predictive under fixed noise; the best weights are restored. Without it all epochs run
             and the last weights stay.
         epochs: At most so many.
-        batch: Rows per batch of tensors.
+        batch: Rows per batch of tensors; an iterable brings its own batches.
         patience: Early stopping waits so many epochs for a better one.
         lr: Rates of the groups "backbone", "masks", "log_z" other than 1e-3, 1e-3, 1e-2 (Adam).
         optimizer: `f(group, parameters)` instead of Adam. Each group has an optimiser of its own.
@@ -211,7 +212,14 @@ def compiled_loss(net: Attached) -> Callable[[BatchPass, int], Loss]:
 
 
 def predictive_nll(net: Attached, data: Batches, samples: int, seed: int = 0) -> float:
-    """Mean negative log-likelihood of the mask-averaged predictive, in nats per example."""
+    """Mean negative log-likelihood of the mask-averaged predictive, in nats per example.
+
+    Args:
+        net: What `attach` returned.
+        data: (x, y) tensors or a re-iterable of batches.
+        samples: Masks per example.
+        seed: Of the masks.
+    """
     pairs = [data] if isinstance(data, tuple) else data
     summed, count = torch.zeros(()), 0
     for x, y in pairs:

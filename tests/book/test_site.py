@@ -226,7 +226,7 @@ def test_a_docstring_that_says_only_a_fields_number_is_dropped():
 @pytest.fixture
 def tree(tmp_path):
     """A book of one good and one failing chapter."""
-    for folder in ("gfo", "book/results", "book/paper_tables", "book/assets"):
+    for folder in ("gfo", "book/gfo_lab", "book/results", "book/paper_tables", "book/assets"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "constraints.txt").write_text("")
     (tmp_path / "gfo/x.py").write_text("")
@@ -246,9 +246,10 @@ def test_chapters_run_again_only_when_something_changed(tree, capsys):
 
     assert execute_all([good], tree, kept) == []
     assert capsys.readouterr().out == ""
-    (tree / "gfo/x.py").write_text("x = 1")
-    assert execute_all([good], tree, kept) == []
-    assert "1 to run" in capsys.readouterr().out
+    for source in ("gfo/x.py", "book/gfo_lab/x.py"):
+        (tree / source).write_text("x = 1")
+        assert execute_all([good], tree, kept) == []
+        assert "1 to run" in capsys.readouterr().out
 
 
 def test_pages_that_are_not_there_are_named(tree):

@@ -83,11 +83,19 @@ def test_an_unknown_module_gets_one_line(here, name, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_module_with_a_mistake_is_named(here, capsys):
+    (here / "mistaken.py").write_text("def method(:\n")
+    assert cli.main(["list", "--import", "mistaken"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot import 'mistaken' (SyntaxError" in error and error.count("\n") == 1
+
+
 def test_a_module_that_lacks_another_says_which(here, capsys):
     (here / "mymethod.py").write_text("import not_installed_anywhere")
     assert cli.main(["list", "--import", "mymethod"]) == 2
     error = capsys.readouterr().err
-    assert "cannot import 'mymethod' (No module named 'not_installed_anywhere')" in error
+    assert "cannot import 'mymethod' (ModuleNotFoundError: No module named" in error
+    assert "not_installed_anywhere" in error
 
 
 def test_what_an_installed_package_announces_comes_without_being_named(here, monkeypatch):

@@ -29,7 +29,7 @@ _KEPT: list[tempfile.TemporaryDirectory] = []  # removed when the process ends
 def write(where: Path, stays: int, hospitals: int, seed: int) -> Path:
     """Write patient, medication, infusiondrug and admissiondrug. Each stay has a severity that
     drives death and drugs; each hospital has drugs it likes. Rows of every kind that the rules of
-    `gfo.data.cohort` drop are among them."""
+    `gfo_lab.icu.cohort` drop are among them."""
     rng = np.random.default_rng(seed)
     severity, hospital = rng.normal(size=stays), rng.integers(hospitals, size=stays)
     died = rng.random(stays) < 1 / (1 + np.exp(3.6 - 1.6 * severity))

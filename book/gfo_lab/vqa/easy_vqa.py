@@ -27,7 +27,7 @@ def easy_vqa(root: str | Path | None = None, seed: int = 0) -> VisualQuestions:
     9,673 questions about 1,000 images to test; 13 answers.
 
     An image is 16 tokens of 64 features of a stem that was taught shape and colour (see
-    `gfo.data.stem`), from the answers to training questions that ask for them. They are computed
+    `gfo_lab.vqa.stem`), from the answers to training questions that ask for them. They are computed
     once for a seed, in seconds, and kept under `root`. Raises FileNotFoundError where the package
     `easy-vqa` is not installed or lacks a file, ValueError where the kept features are damaged.
     """
