@@ -69,10 +69,12 @@ def run_command(a: argparse.Namespace) -> None:
         return show(left, True)
     print(f"{len(todo.missing)} of {len(todo.grid)} runs have no record under {todo.out}")
     if todo.missing:
-        more = f", and {todo.unknown} whose like is not on record" if todo.unknown else ""
-        minutes = todo.seconds / 60 / a.jobs
         print(left.to_string(index=False, header=False))
-        print(f"the same runs took {minutes:.1f} min on record, {a.jobs} at once{more}")
+        if known := len(todo.missing) - todo.unknown:
+            minutes = todo.seconds / 60 / a.jobs
+            print(f"{known} like these took {minutes:.1f} min on record, {a.jobs} at once")
+        if todo.unknown:
+            print(f"{todo.unknown} have no like on record: how long they take is not known")
 
 
 def final_table(experiment: Experiment, found: pd.DataFrame) -> pd.DataFrame:

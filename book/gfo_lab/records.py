@@ -202,6 +202,8 @@ def provenance() -> dict[str, Any]:
     """Versions, commit, the git trees of both packages and whether they had uncommitted changes, as
     they were when first asked: a sweep asks at its start."""
     status = _git("status", "--porcelain", "--", str(LIBRARY), str(LAB))
+    if status is None:
+        warnings.warn("no git checkout: the record will not name its source", stacklevel=2)
     return {
         "torch": torch.__version__,
         "gfo": gfo.__version__,
@@ -226,10 +228,7 @@ def _git(*args: str) -> str | None:
         done = subprocess.run(["git", *args], cwd=LAB, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         done = None
-    if done is None or done.returncode:
-        warnings.warn("no git checkout: the record will not name its source", stacklevel=2)
-        return None
-    return done.stdout.strip()
+    return None if done is None or done.returncode else done.stdout.strip()
 
 
 def meaning(column: str) -> tuple[str, str]:

@@ -151,8 +151,9 @@ DICTIONARY = """# Data dictionary
 Every column that the tables of records have, with its unit and meaning. `gfo-lab table
 EXPERIMENT --csv FILE` writes such a table, `gfo_lab.records.table()` returns it: one row per
 record, with its identity, what it ran on, its configuration (columns `config.…`) and every metric
-that is one number or word; a list in a configuration is JSON. Metrics that are lists are in `gfo_lab.records.long()`, one row per
-number. Chapters that show records offer both as CSV at their end.
+that is one number or word; a list in a configuration is JSON. Metrics that are lists
+are in `gfo_lab.records.long()`, one row per number. Chapters that show records offer both as CSV at
+their end.
 
 A `*` stands for anything; where two patterns fit, the more specific one holds, which is what
 `gfo_lab.records.meaning(column)` looks up. Where a column belongs to some experiments only, its

@@ -76,14 +76,14 @@ def test_a_dry_run_says_what_is_missing_and_how_long_it_took_and_does_nothing(co
         ["digits", "random", str(seed), "quick"] for seed in range(3)
     ]
     minutes = 3 * 31.5 / 60 / 2
-    assert said[4] == f"the same runs took {minutes:.1f} min on record, 2 at once"
+    assert said[4:] == [f"3 like these took {minutes:.1f} min on record, 2 at once"]
     assert parse(command("run", *want, "--dry-run", "--json", *IMPORT)) == [
         {"dataset": "digits", "method": "random", "seed": seed, "profile": "quick"}
         for seed in range(3)
     ]
     assert not (tmp_path / "out").exists() and not list((tmp_path / "log").iterdir())
     unknown = command("run", "tiny", "--profile", "tune", "--dry-run", *IMPORT)
-    assert "0.0 min on record, 1 at once, and 1 whose like is not on record" in unknown
+    assert "1 have no like on record" in unknown and "min on record" not in unknown
 
 
 def test_a_run_and_its_table(command, tmp_path):
