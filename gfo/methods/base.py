@@ -73,6 +73,11 @@ class Method(nn.Module):
     def __init_subclass__(cls, **how: Any):
         """Annotated class attributes become keyword arguments, as in a dataclass."""
         super().__init_subclass__(**how)
+        if "__init__" in vars(cls):
+            raise TypeError(
+                f"{cls.__name__} has an __init__: annotate its arguments as class attributes, and "
+                "check them in __post_init__"
+            )
         dataclass(eq=False, repr=False, kw_only=True)(cls)
 
     def __post_init__(self):

@@ -503,3 +503,12 @@ def test_contextual_improves_its_elbo():
     elbo = -(history["nll"] + history["prior"])
     # it starts at chance, −ln 3 = −1.1 nats
     assert elbo.iloc[:3].mean() < -0.8 and elbo.iloc[-5:].mean() > -0.6
+
+
+def test_a_method_with_an_init_of_its_own_is_told_how():
+    """It would hide the arguments of a subclass, and `config` could not rebuild it."""
+    with pytest.raises(TypeError, match="annotate its arguments as class attributes"):
+
+        class Old(gfo.RandomDropout):
+            def __init__(self, keep):
+                super().__init__(keep=keep)
