@@ -65,8 +65,7 @@ class NoData(IDGFlowOut):
 class TemperedPrior(GFlowOut):
     """p learns the masks drawn from q~ (temperature 2) as if they came from q."""
 
-    def __init__(self, **config):
-        super().__init__(prior_objective="literal", **config)
+    prior_objective: str = "literal"
 
 
 # A figure beyond its limit says that something is wrong. Over 18 toys, correct methods and the
