@@ -122,8 +122,7 @@ def table(experiment: str | None = None, out: Path | None = None) -> pd.DataFram
     """All records of one experiment, or of all: one row per record, with its identity, what it ran
     on, its configuration flattened ("config.lr.masks"; lists as JSON) and every metric that is a
     number or a word ("batchnorm.tested.nll"); `long` has those that are lists."""
-    names = [experiment] if experiment else experiments(out)
-    rows = [flat(record) for name in names for record in read(name, out).to_dict("records")]
+    rows = flat_records(experiment, out)
     for row in rows:
         for key in [key for key, value in row.items() if isinstance(value, list)]:
             value = row.pop(key)
@@ -135,17 +134,21 @@ def long(experiment: str | None = None, out: Path | None = None) -> pd.DataFrame
     """Metrics that are lists of numbers: one row per record, metric and place in the list (from 0
     on), with columns experiment, dataset, method, seed, profile, config_hash, metric, place,
     value."""
-    names = [experiment] if experiment else experiments(out)
     rows = [
         [record[key] for key in IDENTITY] + [metric, place, value]
-        for name in names
-        for record in read(name, out).to_dict("records")
-        for metric, values in flat(record).items()
+        for record in flat_records(experiment, out)
+        for metric, values in record.items()
         if isinstance(values, list) and not metric.startswith("config.")
         for place, value in enumerate(values)
         if isinstance(value, int | float)
     ]
     return pd.DataFrame(rows, columns=[*IDENTITY, "metric", "place", "value"])
+
+
+def flat_records(experiment: str | None, out: Path | None) -> list[dict[str, Any]]:
+    """The records of one experiment, or of all, each `flat`."""
+    names = [experiment] if experiment else experiments(out)
+    return [flat(record) for name in names for record in read(name, out).to_dict("records")]
 
 
 def flat(record: Any, prefix: str = "") -> dict[str, Any]:

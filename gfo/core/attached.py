@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gfo.core.batch import Tokens, device_of
+from gfo.core.handler import SiteHandler, small_features
 from gfo.core.likelihood import Categorical
 from gfo.core.sites import Site, Spec, pick
 
@@ -79,8 +80,6 @@ class Attached(nn.Module):
 
     def forward(self, *args, **kwargs):
         """The model's own output under mean masks; see the class."""
-        from gfo.core.handler import SiteHandler, small_features
-
         x = small_features(self, [args, kwargs])
         handler = SiteHandler(self, source="mean", x=x)
         with self.handling(handler):
