@@ -41,7 +41,7 @@ def main() -> int:
         print("the built pages are not in order:", *problems, sep="\n    ")
         STAMP.unlink(missing_ok=True)
         return 1
-    STAMP.write_text(fingerprint())
+    STAMP.write_text(fingerprint(), encoding="utf-8")
     print(f"\n{'chapter':<24} seconds  started (UTC)")
     for record in ran:
         print(f"{record['chapter']:<24} {record['seconds']:7.1f}  {record['started'][:16]}")
@@ -60,7 +60,11 @@ def fingerprint() -> str:
 
 def up_to_date() -> bool:
     """Whether the last good build was made from the same sources."""
-    return (HTML / "index.html").exists() and STAMP.exists() and STAMP.read_text() == fingerprint()
+    return (
+        (HTML / "index.html").exists()
+        and STAMP.exists()
+        and STAMP.read_text(encoding="utf-8") == fingerprint()
+    )
 
 
 def build_html() -> bool:
@@ -73,11 +77,11 @@ def build_html() -> bool:
     tool = "from jupyter_book.cli.main import main; main(prog_name='jupyter-book')"
     command = [sys.executable, "-c", tool, "build", str(SOURCE)]
     command += ["--path-output", str(ROOT), "-W", "-n", "--keep-going"]
-    with LOG.open("w") as log:
+    with LOG.open("w", encoding="utf-8") as log:
         env = os.environ | {"PYTHONPATH": str(ROOT)}
         status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=env).returncode
     if status:
-        lines = ANSI.sub("", LOG.read_text()).splitlines()
+        lines = ANSI.sub("", LOG.read_text(encoding="utf-8")).splitlines()
         told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-25:]
         print("Jupyter Book failed:", *told, sep="\n    ")
         print(f"whole log: {LOG.relative_to(ROOT)}")

@@ -3,22 +3,27 @@
 from typing import TYPE_CHECKING
 
 from gfo.core import __version__
-from gfo.core.attach import attach
+from gfo.core.attach import attach, detach
 from gfo.core.attached import Attached
+from gfo.core.bernoulli import Bernoulli, SoftTargets
 from gfo.core.ensemble import Ensemble
+from gfo.core.gaussian import Gaussian
 from gfo.core.lazy import lazily
-from gfo.core.likelihood import Categorical, SoftTargets
+from gfo.core.likelihood import Categorical, Likelihood
 from gfo.core.masked_pass import masked_pass
 from gfo.core.predict import predict, sample, sample_logits, score
+from gfo.core.predictive import predictive
 from gfo.core.save import load, save
 from gfo.core.torchvision_fix import declare_missing_operators
 from gfo.methods import (
+    VIMCO,
     ConcreteDropout,
     ContextualDropout,
     Deterministic,
     EnsembleMember,
     GFlowOut,
     IDGFlowOut,
+    ImportanceWeightedDropout,
     MCImproved,
     RandomDropout,
 )  # fmt: skip
@@ -41,10 +46,11 @@ LATER = {
 __getattr__ = lazily(__name__, ROOMS, LATER)
 
 __all__ = [
-    "Attached", "Categorical", "ConcreteDropout", "ContextualDropout", "Deterministic", "Ensemble",
-    "EnsembleMember", "GFlowOut", "IDGFlowOut", "MCImproved", "RandomDropout", "SoftTargets",
-    "__version__", "attach", "audit", "audit_masks", "data", "diagnose", "evaluate", "fit", "load",
-    "masked_pass", "methods", "models", "predict", "sample", "sample_logits", "save", "score",
+    "Attached", "Bernoulli", "Categorical", "ConcreteDropout", "ContextualDropout", "Deterministic",
+    "Ensemble", "EnsembleMember", "GFlowOut", "Gaussian", "IDGFlowOut", "ImportanceWeightedDropout",
+    "Likelihood", "MCImproved", "RandomDropout", "SoftTargets", "VIMCO", "__version__", "attach",
+    "audit", "audit_masks", "data", "detach", "diagnose", "evaluate", "fit", "load", "masked_pass",
+    "methods", "models", "predict", "predictive", "sample", "sample_logits", "save", "score",
     "train",
 ]  # fmt: skip
 

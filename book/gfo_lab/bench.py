@@ -19,6 +19,7 @@ from gfo.core.batch import pick_device
 from gfo.core.registry import METHODS
 from gfo_lab import records
 from gfo_lab.costs import CASES, SAMPLES, Setting, counts, sides, where_time_goes
+from gfo_lab.experiments.digits import EVERY
 
 PAIRS = 15
 SECONDS = 0.1  # a timing repeats what is shorter until it lasts about this long
@@ -79,6 +80,8 @@ def compare(
 ) -> pd.DataFrame:
     """What each method costs on `model`, one row per method, "plain" first.
 
+    methods: those of the book's tables by default; any other by name.
+
     step_ratio, predict_ratio: median over `pairs` rounds of a method's time by plain dropout's in
     the same round, for a training step and for a prediction from 20 masks; `_low` and `_high` are
     order statistics that hold the true median with probability 0.95 or more. step_ms, predict_ms:
@@ -87,7 +90,7 @@ def compare(
     least: seconds that one timing lasts, by repeating what is shorter.
     gpu: bf16, channels_last, compile. ValueError for these where torch sees no GPU.
     """
-    methods = list(METHODS if methods is None else methods)
+    methods = list(EVERY if methods is None else methods)
     CASES[model], [METHODS[name] for name in methods]
     if batch is not None and batch < 2:  # BatchNorm trains on no less
         raise ValueError(f"batch is {batch}, needs to be at least 2")
@@ -156,5 +159,5 @@ def parts(
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Where a step of each method spends its time."""
     setting = Setting(pick_device(device), batch or CASES[model].batch, **gpu)
-    for name, side in sides(model, list(methods or METHODS), setting).items():
+    for name, side in sides(model, list(methods or EVERY), setting).items():
         yield name, where_time_goes(side)

@@ -19,7 +19,8 @@ from gfo_lab.experiments import EXPERIMENTS
 from gfo_lab.experiments.job import Experiment
 from gfo_lab.plugins import bring
 from gfo_lab.profiles import PROFILES
-from gfo_lab.run import plan, run
+from gfo_lab.run import plan, run, writable
+from gfo_lab.sweep import FailedRuns
 
 
 def show(frame: pd.DataFrame, as_json: bool, **how: Any) -> None:
@@ -58,11 +59,16 @@ def run_command(a: argparse.Namespace) -> None:
     """Run what has no record yet; killed at any moment, the same command goes on."""
     what = dict(methods=a.method, dataset=a.dataset, seeds=a.seed, profile=a.profile, out=a.out)
     if not a.dry_run:
-        found = run(
-            a.experiment, **what, device=a.device, root=a.root, force=a.force, jobs=a.jobs,
-            engine=a.engine, scheduler=a.scheduler, scratch=a.scratch, imports=a.imports,
-        )  # fmt: skip
-        return show(final_table(EXPERIMENTS[a.experiment], found), a.json)
+        how = dict(device=a.device, root=a.root, force=a.force, jobs=a.jobs, engine=a.engine,
+                   scheduler=a.scheduler, scratch=a.scratch, imports=a.imports)  # fmt: skip
+        try:
+            found, failed = run(a.experiment, **what, **how), None
+        except FailedRuns as error:
+            found, failed = error.found, error
+        show(final_table(EXPERIMENTS[a.experiment], found), a.json)
+        if failed:
+            raise failed
+        return
     todo = plan(a.experiment, **what)
     left = pd.DataFrame(todo.missing, columns=["dataset", "method", "seed", "profile"])
     if a.json:
@@ -130,6 +136,8 @@ def bench_command(a: argparse.Namespace) -> None:
             raise ValueError(f"{name} is {value}, needs to be at least {least}")
     if a.threads:
         torch.set_num_threads(a.threads)
+    if a.save:
+        writable(a.out / "bench")
     tables = []
     for model in a.model:
         started = time.perf_counter()
@@ -208,14 +216,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; bad input is told in one line, with exit status 2."""
+    """Run one command; bad input is told in one line, with exit status 2; failed runs are listed
+    at the end, with exit status 1."""
     a = parser().parse_args(argv)
     try:
         bring(getattr(a, "imports", ()))
         pick_device(getattr(a, "device", "auto"))
         a.out = Path(getattr(a, "out", None) or records.RESULTS)
         a.call(a)
-    except (ValueError, FileNotFoundError) as error:
+    except FailedRuns as error:
+        print(f"gfo-lab: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
         print(f"gfo-lab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

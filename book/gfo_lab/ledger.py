@@ -1,5 +1,6 @@
 """The reproduction ledger: every number of the paper's tables beside ours, from records alone."""
 
+import re
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -74,9 +75,10 @@ def level(theirs: float, ours: np.ndarray) -> str:
 def entries(table: str, out: Path | None = None) -> pd.DataFrame:
     """One row per number of the paper's `table`, and below them the methods that only we ran:
 
-    setting, metric, method, paper; ours, se, n, profile, device; paper_difference, difference, low,
-    high to the reference row; verdict; deviations. Units are the paper's. A row without records has
-    n = 0 and the verdict "not run here"; one from reduced runs says so in its verdict.
+    setting, metric, method, paper; ours, se, n, profile, device (as Markdown); paper_difference,
+    difference, low, high to the reference row; verdict; deviations. Units are the paper's. A row
+    without records has n = 0 and the verdict "not run here"; one from reduced runs says so in its
+    verdict.
     """
     about = TABLES[table]
     theirs = paper(table)
@@ -138,7 +140,7 @@ def scores(block: pd.DataFrame, found: pd.DataFrame, about: Table, metric: str) 
         value = group["value"].to_numpy()
         row = {"ours": value.mean(), "n": len(value), "profile": group["profile"].iloc[0]}
         row["se"] = value.std(ddof=1) / np.sqrt(len(value)) if len(value) > 1 else np.nan
-        row["device"] = ", ".join(sorted(group["device"].unique()))
+        row["device"] = in_markdown(", ".join(sorted(group["device"].unique())))
         if method in gaps.index:
             row |= gaps.loc[method, ["difference", "low", "high"]].to_dict()
         if method not in theirs:
@@ -154,6 +156,11 @@ def scores(block: pd.DataFrame, found: pd.DataFrame, about: Table, metric: str) 
     columns = ["ours", "se", "n", "profile", "device", "paper_difference", "difference", "low",
                "high", "verdict"]  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def in_markdown(text: str) -> str:
+    """`text` as a page shows it letter for letter: nothing in it is a mark of Markdown or HTML."""
+    return re.sub(r"[\\`*_\[\]<>|#&$~]", r"\\\g<0>", " ".join(text.split()))
 
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,7 @@ name spells it: the same identity is skipped on a second run, and a table refuse
 configurations.
 """
 
+import contextlib
 import fnmatch
 import functools
 import hashlib
@@ -22,7 +23,7 @@ import pandas as pd
 import torch
 
 import gfo
-from gfo.core.files import write_json
+from gfo.core.files import read_json, write_json
 
 LAB = Path(__file__).resolve().parent
 LIBRARY = Path(gfo.__file__).resolve().parent
@@ -35,6 +36,7 @@ KEYS = (
 )  # fmt: skip
 
 
+OWN = {*KEYS, "lab_tree"}  # what a record says of itself, and no metric may be called
 IDENTITY = ("experiment", "dataset", "method", "seed", "profile", "config_hash")
 
 
@@ -44,7 +46,7 @@ def rounded(value: Any) -> Any:
         return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(part) for part in value]
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, np.bool_):
         return bool(value)
     return round(float(value), 6) if isinstance(value, float | np.floating) else value
 
@@ -64,13 +66,7 @@ def path_of(
 
 
 def write(
-    *,
-    config: dict,
-    metrics: dict,
-    device: torch.device,
-    wall_s: float,
-    out: Path | None = None,
-    **identity: Any,
+    *, config: dict, metrics: dict, device: torch.device, wall_s: float, out: Any = None, **identity
 ) -> Path:
     """Save one finished run with where it ran and from which source.
 
@@ -84,7 +80,12 @@ def write(
 
     Returns:
         The path of the record.
+
+    Raises:
+        ValueError: For a metric with the name of an entry of the record's own.
     """
+    if taken := sorted(OWN & set(metrics)):
+        raise ValueError(f"a metric is called {taken[0]!r}, as a record's own entry: rename it")
     path = path_of(**identity, config=config, out=out or RESULTS)
     record = identity | {
         "metrics": rounded(metrics), "config": config, "config_hash": config_hash(config),
@@ -97,19 +98,37 @@ def write(
 
 def read(experiment: str, out: Path | None = None, **only: Any) -> pd.DataFrame:
     """All records of an experiment, one row each, metrics as columns; `only` keeps rows where a
-    column has one value, e.g. profile="full". Empty (no rows) where there are none."""
+    column has one value, e.g. profile="full". Empty (no rows) where there are none. ValueError, as
+    of `read_one`, and where two files hold the record of one run or one holds another experiment's.
+    """
     paths = sorted((Path(out or RESULTS) / experiment).glob("*.json"))
-    frame = pd.DataFrame([read_one(path) for path in paths])
+    rows, seen = [read_one(path) for path in paths], {}
+    for path, row in zip(paths, rows, strict=True):
+        if row["experiment"] != experiment:
+            raise ValueError(f"record {path} is one of {row['experiment']!r}: move it there")
+        first = seen.setdefault(tuple(str(row[key]) for key in IDENTITY), path)
+        if first != path:
+            raise ValueError(f"{first} and {path.name} hold the record of one run: delete one")
+    frame = pd.DataFrame(rows)
     for column, value in only.items():
         frame = frame[frame[column] == value] if len(frame) else frame
     return frame
 
 
 def read_one(path: Path) -> dict[str, Any]:
-    """One record, flat. ValueError where it lacks an entry."""
-    record = json.loads(path.read_text())
-    if missing := [key for key in KEYS if key not in record]:
+    """One record, flat. ValueError where it is half a file, lacks an entry, has a metric that is
+    called as one, or a config that is not the one it was written with."""
+    record = read_json(path)
+    missing = [key for key in KEYS if key not in record] if isinstance(record, dict) else KEYS
+    if missing:
         raise ValueError(f"record {path.name} lacks {', '.join(missing)}: not made by gfo_lab")
+    wrong = None if isinstance(record["metrics"], dict) else "metrics that are no table"
+    if not wrong and (taken := sorted(OWN & set(record["metrics"]))):
+        wrong = f"a metric called {taken[0]!r}, as an entry of its own"
+    if not wrong and config_hash(record["config"]) != record["config_hash"]:
+        wrong = "a config whose hash is not its config_hash"
+    if wrong:
+        raise ValueError(f"record {path} has {wrong}: it was changed by hand, run it again")
     return {k: v for k, v in record.items() if k != "metrics"} | record["metrics"]
 
 
@@ -172,13 +191,12 @@ def summary(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     cells = frame.groupby(["dataset", "profile", "method"])
     for (dataset, profile, method), count in cells["config_hash"].nunique().items():
         if count > 1:
-            raise ValueError(
-                f"{method} on {dataset} ({profile}) has {count} configurations: keep one, a table "
-                "does not mix them"
-            )
-    numbers = {m: cells[m].mean() for m in metrics} | {f"{m}_se": cells[m].sem() for m in metrics}
-    columns = [name for metric in metrics for name in (metric, f"{metric}_se")]
-    return pd.DataFrame({"n": cells.size()} | numbers)[["n", *columns]].reset_index()
+            cell = f"{method} on {dataset} ({profile})"
+            raise ValueError(f"{cell} has {count} configurations, a table mixes none: keep one")
+    columns = {"n": cells.size()}
+    for metric in metrics:
+        columns |= {metric: cells[metric].mean(), f"{metric}_se": cells[metric].sem()}
+    return pd.DataFrame(columns).reset_index()
 
 
 def told(frame: pd.DataFrame, heads: dict[str, str]) -> pd.DataFrame:
@@ -195,7 +213,8 @@ def device_name(device: torch.device) -> str:
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     about = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: *(.*)$", about.read_text() if about.exists() else "", re.M)
+    text = about.read_text(encoding="utf-8") if about.exists() else ""
+    found = re.search(r"^model name\s*: *(.*)$", text, re.M)
     name = found[1] if found else platform.processor() or platform.machine()
     return f"CPU: {name}, {torch.get_num_threads()} thread(s)"
 
@@ -207,14 +226,10 @@ def provenance() -> dict[str, Any]:
     status = _git("status", "--porcelain", "--", str(LIBRARY), str(LAB))
     if status is None:
         warnings.warn("no git checkout: the record will not name its source", stacklevel=2)
-    return {
-        "torch": torch.__version__,
-        "gfo": gfo.__version__,
-        "commit": _git("rev-parse", "HEAD"),
-        "gfo_tree": _git("rev-parse", "HEAD:gfo"),
-        "lab_tree": _git("rev-parse", "HEAD:book/gfo_lab"),
-        "dirty": None if status is None else bool(status),
-    }
+    trees = {"commit": "HEAD", "gfo_tree": "HEAD:gfo", "lab_tree": "HEAD:book/gfo_lab"}
+    told = {name: _git("rev-parse", tree) for name, tree in trees.items()}
+    dirty = None if status is None else bool(status)
+    return {"torch": torch.__version__, "gfo": gfo.__version__, **told, "dirty": dirty}
 
 
 @functools.cache
@@ -227,11 +242,9 @@ def source() -> str:
 
 
 def _git(*args: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *args], cwd=LAB, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        done = None
-    return None if done is None or done.returncode else done.stdout.strip()
+    how: dict[str, Any] = dict(cwd=LAB, text=True, timeout=20, stderr=subprocess.DEVNULL)
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.check_output(["git", *args], **how).strip()
 
 
 def meaning(column: str) -> tuple[str, str]:

@@ -1,23 +1,25 @@
 """Run what an experiment lacks, save each finished run at once."""
 
-import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import joblib
 import pandas as pd
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
 from gfo.core.batch import pick_device
 from gfo.core.registry import DATASETS
 from gfo.methods import create
+from gfo.train.checkpoint import check_writable
 from gfo_lab import records
 from gfo_lab.experiments import EXPERIMENTS
 from gfo_lab.experiments.job import Experiment
 from gfo_lab.plugins import bring
 from gfo_lab.profiles import budget
-from gfo_lab.sweep import ENGINES, How, one, scratch_folder, spread
+from gfo_lab.sweep import ENGINES, FailedRuns, How, Unfinished, one, scratch_folder, spread, tidy
 
 
 class Plan(NamedTuple):
@@ -30,10 +32,6 @@ class Plan(NamedTuple):
     missing: list[dict]
     seconds: float
     unknown: int
-
-    def unrecorded(self) -> list[dict]:
-        """The identities that have no record by now."""
-        return without_record(self.grid, self.out)
 
 
 def run(
@@ -74,6 +72,8 @@ def run(
 
     Raises:
         ValueError: For a name that is not known, or a combination that makes no sense.
+        FailedRuns: At the end, where runs failed; it names each, with the reason, and holds the
+            records of the others.
     """
     pick_device(device)
     check_engine(jobs, engine, scheduler)
@@ -81,20 +81,53 @@ def run(
     todo = plan(experiment, methods, dataset, seeds, profile, out)
     many = engine == "dask" or jobs > 1
     how = How(
-        device, Path(root).resolve() if root else None, writable(todo.out), scratch_folder(scratch),
+        device, Path(root).resolve() if root else None, todo.out, scratch_folder(scratch),
         progress and not many, 1 if many else None, tuple(imports),
     )  # fmt: skip
-    left = todo.grid if force else todo.missing
+    writable(todo.out / experiment), writable(how.scratch)
+    tidy(how, experiment)
+    work = partial(rounds, how=how, crew=(jobs, engine, scheduler), progress=progress)
     # First what nobody has claimed; then wait for the others, and take over what they leave.
-    for what, wait in (("", False), (", waiting for other processes", True)):
-        if left:
-            calls = [joblib.delayed(one)(i, how, force and not wait, wait) for i in left]
-            done = spread(calls, jobs, engine, scheduler)
-            label = f"{experiment} on {left[0]['dataset']}{what}"
-            bar = tqdm(done, desc=label, total=len(left), disable=not progress)
-            claimed = [identity for identity in bar if identity]
-            left = [i for i in todo.unrecorded() if i not in claimed] + claimed
-    return pd.DataFrame(records.read_one(records.path_of(**i, out=todo.out)) for i in todo.grid)
+    first = work(todo.grid if force else todo.missing, force=force, wait=False)
+    failed, claimed = [run for run in first if run.why], [run for run in first if not run.why]
+    tried = [run.identity for run in first]
+    left = [i for i in without_record(todo.grid, todo.out) if i not in tried]
+    left += [run.identity for run in claimed]
+    return recorded(todo, failed + work(left, force=False, wait=True))
+
+
+def rounds(
+    runs: list[dict], *, how: How, crew: tuple, progress: bool, force: bool, wait: bool
+) -> list[Unfinished]:
+    """Do `runs` on a `crew`, as `spread` takes it; those that came to no record."""
+    if not runs:
+        return []
+    done = spread([joblib.delayed(one)(run, how, force, wait) for run in runs], *crew)
+    label = f"{runs[0]['experiment']} on {runs[0]['dataset']}"
+    label += ", waiting for other processes" * wait
+    try:
+        return [run for run in tqdm(done, label, len(runs), disable=not progress) if run]
+    except TerminatedWorkerError:
+        said = "a worker process was killed, or ran out of memory: finished runs are saved"
+        raise ValueError(f"{said}, the same command goes on") from None
+
+
+def recorded(todo: Plan, failed: list[Unfinished]) -> pd.DataFrame:
+    """The records of all runs; FailedRuns where some failed, or their records cannot be read."""
+    rows, tried = [], [run.identity for run in failed]
+    for identity in (each for each in todo.grid if each not in tried):
+        path = records.path_of(**identity, out=todo.out)
+        try:
+            row = records.read_one(path)
+            want = identity | {"config_hash": records.config_hash(identity["config"])}
+            if other := [key for key in records.IDENTITY if row[key] != want[key]]:
+                raise ValueError(f"record {path} holds another {other[0]}: run it again")
+            rows.append(row)
+        except (ValueError, OSError) as error:
+            failed.append(Unfinished(identity, str(error)))
+    if failed:
+        raise FailedRuns(failed, pd.DataFrame(rows))
+    return pd.DataFrame(rows)
 
 
 def plan(
@@ -111,7 +144,7 @@ def plan(
         ValueError: For a name that is not known, or a combination that makes no sense.
     """
     task, work = EXPERIMENTS[experiment], budget(profile)
-    methods, seeds = list(methods or task.methods), list(work.seeds if seeds is None else seeds)
+    methods, seeds = methods or task.methods, work.seeds if seeds is None else seeds
     dataset = data_set(task, dataset, work.dataset)
     for method in methods:
         if method not in task.baselines:
@@ -126,7 +159,10 @@ def plan(
         for c in task.configs(dataset, m, profile)
     ]
     missing = without_record(grid, out)
-    known = records.read(experiment, dataset=dataset, profile=profile)
+    try:
+        known = records.read(experiment, dataset=dataset, profile=profile)
+    except ValueError:  # a damaged record elsewhere costs no more than the estimate
+        known = pd.DataFrame()
     wall = known.groupby("method")["wall_s"].mean().to_dict() if len(known) else {}
     seconds = [wall[i["method"]] for i in missing if i["method"] in wall]
     return Plan(grid, out, missing, sum(seconds), len(missing) - len(seconds))
@@ -137,14 +173,9 @@ def without_record(grid: list[dict], out: Path) -> list[dict]:
     return [identity for identity in grid if not records.path_of(**identity, out=out).exists()]
 
 
-def writable(out: Path) -> Path:
-    """The folder, made where it is missing; ValueError where no record could be written there."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            return out
-    except OSError as error:
-        raise ValueError(f"out={str(out)!r} cannot be written to: {error.strerror}") from None
+def writable(out: Path) -> None:
+    """Make the folder where it is missing; ValueError where no record could be written there."""
+    check_writable(out / "record.json", "file")
 
 
 def data_set(task: Experiment, asked: str | None, usual: str) -> str:

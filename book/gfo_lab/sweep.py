@@ -1,18 +1,22 @@
 """One run and its record under a claim, and many runs at once through joblib."""
 
+import math
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import joblib
+import numpy as np
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
 from gfo.core.batch import pick_device
+from gfo.core.files import read_json, write_json
 from gfo.data.splits import data_root
 from gfo_lab import records
 from gfo_lab.experiments import EXPERIMENTS
@@ -20,6 +24,7 @@ from gfo_lab.experiments.job import Job
 from gfo_lab.plugins import bring
 
 ENGINES = ("processes", "dask")
+STALE = 3600  # seconds: no file is being written for so long
 PATIENCE = 60  # seconds that a scheduler has to answer, and its first worker to come
 
 
@@ -40,6 +45,38 @@ class How(NamedTuple):
     imports: tuple[str, ...] = ()
 
 
+class Unfinished(NamedTuple):
+    """A run without a record. why: in one line; None where another process has claimed it."""
+
+    identity: dict
+    why: str | None
+
+
+class FailedRuns(RuntimeError):
+    """Runs of a sweep that failed, a line each; `found` are the records of the others."""
+
+    def __init__(self, failed: Sequence[Unfinished], found: pd.DataFrame):
+        lines = [f"{run_name(u.identity)} failed: {u.why}" for u in failed]
+        head = [f"{len(lines)} of {len(lines) + len(found)} runs failed; the others are on record"]
+        super().__init__("\n".join(head * (len(lines) > 1) + lines))
+        self.failed, self.found = list(failed), found
+
+    def __reduce__(self):
+        return FailedRuns, (self.failed, self.found)
+
+
+def run_name(identity: dict) -> str:
+    """How messages and files in scratch call a run."""
+    return f"{identity['experiment']}_{records.path_of(**identity, out=Path()).stem}"
+
+
+def in_one_line(error: Exception) -> str:
+    """What went wrong; the kind of error where its words alone would not tell."""
+    text = " ".join(str(error).split())[:500]
+    plain = text and isinstance(error, ValueError | FileNotFoundError)
+    return text if plain else f"{type(error).__name__}: {text}"
+
+
 def scratch_folder(scratch: str | Path | None) -> Path:
     """Where checkpoints and claims lie, outside the results: a folder of the user's own in the
     system's temporary folder unless said otherwise."""
@@ -48,9 +85,9 @@ def scratch_folder(scratch: str | Path | None) -> Path:
     return Path(scratch or Path(tempfile.gettempdir()) / f"gfo-checkpoints{user}").resolve()
 
 
-def one(identity: dict, how: How, force: bool, wait: bool) -> dict | None:
-    """Do one run and write its record, unless it is there. Returns the identity where another
-    process has claimed the run and we are not to wait for it, else None.
+def one(identity: dict, how: How, force: bool, wait: bool) -> Unfinished | None:
+    """Do one run and write its record, unless it is there. Returns what says why where it fails, or
+    where another process has claimed the run and we are not to wait for it, else None.
 
     The claim is a lock of the operating system: it ends with the process that holds it, however
     that ends, so that a killed run is free for the next comer, who goes on from its checkpoint.
@@ -60,21 +97,54 @@ def one(identity: dict, how: How, force: bool, wait: bool) -> dict | None:
     bring(how.imports)
     if how.threads:
         torch.set_num_threads(how.threads)
-    path = records.path_of(**identity, out=how.out)
-    name = f"{identity['experiment']}_{path.stem}"
+    path, name = records.path_of(**identity, out=how.out), run_name(identity)
     checkpoint = how.scratch / f"{name}.{origin(how)}.pt"
+    checkpoints = f"{checkpoint.stem}.*"  # one per member of an ensemble
     how.scratch.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(how.scratch / f"{name}.lock", timeout=-1 if wait else 0) as lock:
+        with claimed(how.scratch / f"{name}.lock", -1 if wait else 0):
+            remove(path.parent, f".{path.name}.*.tmp")  # of a killed run
             if force:
-                clear(checkpoint)
+                remove(how.scratch, checkpoints)
             if force or not path.exists():  # another process may have been faster
                 measure(identity, how, checkpoint)
-            clear(checkpoint)
-            Path(lock.lock_file).unlink(missing_ok=True)
+            remove(how.scratch, checkpoints)
     except Timeout:
-        return identity
+        return Unfinished(identity, None)
+    except Exception as error:  # of one run; the others go on
+        return Unfinished(identity, in_one_line(error))
     return None
+
+
+@contextmanager
+def claimed(lock: Path, patience: float) -> Iterator[None]:
+    """Inside the block the run of this lock is ours, and what killed ones left half-written of its
+    checkpoints is gone. filelock's Timeout where another process has it for longer than that."""
+    with FileLock(lock, timeout=patience):
+        try:
+            remove(lock.parent, f".{lock.stem}.*.tmp")
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def tidy(how: How, experiment: str) -> None:
+    """Remove what killed runs have left: locks that nobody holds, half-written files."""
+    for lock in how.scratch.glob("*.lock"):
+        with suppress(Timeout, OSError):
+            if time.time() - lock.stat().st_mtime >= PATIENCE:  # not one that is just being taken
+                with claimed(lock, 0):
+                    pass
+    for folder in (how.scratch, how.out / experiment):
+        remove(folder, ".*.tmp", older=STALE)
+
+
+def remove(folder: Path, pattern: str, older: float = -math.inf) -> None:
+    """Remove the files of a pattern that nobody has written to for `older` seconds."""
+    for path in folder.glob(pattern):
+        with suppress(OSError):  # another process may have been faster
+            if time.time() - path.stat().st_mtime >= older:
+                path.unlink()
 
 
 def origin(how: How) -> str:
@@ -84,32 +154,51 @@ def origin(how: How) -> str:
     return records.config_hash(where | {"source": records.source()})
 
 
-def clear(checkpoint: Path) -> None:
-    """Remove a run's checkpoints, one per member of an ensemble."""
-    for left in checkpoint.parent.glob(f"{checkpoint.stem}.*"):
-        left.unlink()
-
-
 def measure(identity: dict, how: How, checkpoint: Path) -> None:
-    """Run, and save the record at once."""
+    """Run, and save the record at once. Its wall time is that of all attempts it goes on from: kept
+    beside the checkpoint, of a killed one up to what it last wrote."""
     what = (identity[k] for k in ("dataset", "method", "seed", "config"))
-    started = time.perf_counter()
-    metrics = EXPERIMENTS[identity["experiment"]].run(
-        Job(*what, how.root, how.device, checkpoint, how.progress)
-    )
-    wall = time.perf_counter() - started
-    device = pick_device(how.device)
-    records.write(**identity, metrics=metrics, device=device, wall_s=wall, out=how.out)
+    job = Job(*what, how.root, how.device, checkpoint, how.progress)
+    kept = checkpoint.with_suffix(".seconds")
+    before, started, begun = seconds_before(checkpoint, kept), time.perf_counter(), time.time()
+    write_json(kept, {"before": before, "begun": begun})
+    try:
+        metrics = EXPERIMENTS[identity["experiment"]].run(job)
+        if lost := not_finite(metrics):
+            raise ValueError(f"{', '.join(lost[:3])} came out as no finite number: nothing saved")
+        ran = dict(device=pick_device(how.device), wall_s=before + time.perf_counter() - started)
+        records.write(**identity, metrics=metrics, **ran, out=how.out)
+    finally:
+        with suppress(OSError):  # what the run says matters more
+            write_json(kept, {"before": before, "begun": begun, "ended": time.time()})
+
+
+def seconds_before(checkpoint: Path, kept: Path) -> float:
+    """Wall time of the earlier attempts whose work a checkpoint holds."""
+    saved = [p for p in checkpoint.parent.glob(f"{checkpoint.stem}.*") if p != kept]
+    if not saved or not kept.exists():
+        return 0.0
+    about = read_json(kept)
+    ended = about.get("ended", max(path.stat().st_mtime for path in saved))
+    return about["before"] + max(0.0, ended - about["begun"])
+
+
+def not_finite(value: Any, name: str = "") -> list[str]:
+    """Names of the metrics that are NaN or infinite, or hold such a number."""
+    if isinstance(value, dict):
+        return [lost for k, v in value.items() for lost in not_finite(v, f"{name}.{k}".strip("."))]
+    if isinstance(value, list | tuple):
+        return sorted({lost for part in value for lost in not_finite(part, name)})
+    return [name] if isinstance(value, float | np.floating) and not math.isfinite(value) else []
 
 
 def spread(calls: Sequence, jobs: int, engine: str, scheduler: str | None) -> Iterator:
     """The results of `joblib.delayed` calls as they come: here, one after the other, or on
     processes of this machine, or on the workers of a Dask cluster."""
+    at_once = -1 if engine == "dask" else jobs  # all the cluster's workers
+    how: dict[str, Any] = dict(batch_size=1, pre_dispatch="all", return_as="generator_unordered")
     with backend(jobs, engine, scheduler):
-        jobs = -1 if engine == "dask" else jobs  # all the cluster's workers
-        yield from joblib.Parallel(
-            jobs, batch_size=1, pre_dispatch="all", return_as="generator_unordered"
-        )(calls)
+        yield from joblib.Parallel(at_once, **how)(calls)
 
 
 @contextmanager
@@ -131,11 +220,11 @@ def backend(jobs: int, engine: str, scheduler: str | None) -> Iterator[None]:
         raise ValueError(f"no Dask scheduler at {scheduler!r}: {error}") from None
     with client:
         start = f"dask worker {client.scheduler.address} --nthreads 1"
-        try:
+        with suppress(TimeoutError):
             client.wait_for_workers(1, timeout=PATIENCE)
-        except TimeoutError:
-            raise ValueError(f"the scheduler has no worker; start some: {start}") from None
-        if threaded := [address for address, n in client.nthreads().items() if n > 1]:
+        if not (workers := client.nthreads()):
+            raise ValueError(f"the scheduler has no worker; start some: {start}")
+        if threaded := [address for address, threads in workers.items() if threads > 1]:
             raise ValueError(f"worker {threaded[0]} has several threads; start it by: {start}")
         with joblib.parallel_config("dask", client=client):
             yield

@@ -14,6 +14,7 @@ import nbformat
 import yaml
 
 from book.tools import toc
+from gfo.core.files import write_atomically
 
 CELL = """import importlib.util, subprocess, sys, tomllib
 from pathlib import Path
@@ -36,19 +37,25 @@ if not (ours and importlib.util.find_spec("gfo_lab")):
 
 def install_cell(root: Path = toc.ROOT) -> str:
     """The cell, with the address that `_config.yml` names ("" while it names none)."""
-    settings = yaml.safe_load((root / "_config.yml").read_text())
+    settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     return CELL.format(home=settings["repository"]["url"])
 
 
 def set_address(url: str, root: Path = toc.ROOT) -> None:
     """Write `url` wherever it belongs."""
     path = root / "_config.yml"
-    old = yaml.safe_load(path.read_text())["repository"]["url"]
-    path.write_text(path.read_text().replace(f'  url: "{old}"', f'  url: "{url}"', 1))
+    text = path.read_text(encoding="utf-8")
+    old = yaml.safe_load(text)["repository"]["url"]
+    put(path, text.replace(f'  url: "{old}"', f'  url: "{url}"', 1))
     for chapter in sorted((root / "book").glob("*.ipynb")):
         notebook = nbformat.read(chapter, as_version=4)
         next(c for c in notebook.cells if c.cell_type == "code").source = install_cell(root)
-        chapter.write_text(nbformat.writes(notebook, indent=1) + "\n")
+        put(chapter, nbformat.writes(notebook, indent=1) + "\n")
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file whole or not at all, in UTF-8 whatever the locale."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

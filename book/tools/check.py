@@ -33,7 +33,7 @@ def check_site(html: Path, pages: list[str]) -> list[str]:
 @cache
 def parse(path: Path) -> BeautifulSoup:
     """The page, read once."""
-    return BeautifulSoup(path.read_text(), "html.parser")
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
 
 def article(path: Path):

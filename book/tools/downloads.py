@@ -112,6 +112,6 @@ def write_tables(experiment: str, results: Path, folder: Path) -> list[str]:
         path = folder / f"{experiment}{tail}.csv"
         if not path.exists():
             make(experiment, results).to_csv(path, index=False)
-        if path.read_text().count("\n") > 1:  # some have no metric that is a list
+        if path.read_text(encoding="utf-8").count("\n") > 1:  # some have no metric that is a list
             links.append(f"[{path.name}](tables/{path.name})")
     return links

@@ -70,7 +70,7 @@ def execute_all(notebooks: list[Path], root: Path, kept: Path, jobs: int = 2) ->
 def is_kept(notebook: Path, key: str, kept: Path) -> bool:
     """Whether an executed copy made from the same inputs lies in `kept`."""
     record = kept / f"{notebook.stem}.json"
-    return record.exists() and json.loads(record.read_text())["key"] == key
+    return record.exists() and json.loads(record.read_text(encoding="utf-8"))["key"] == key
 
 
 def execute(path: Path, key: str, kept: Path) -> dict:
@@ -94,7 +94,7 @@ def execute(path: Path, key: str, kept: Path) -> dict:
     }
     nbformat.write(notebook, kept / f"{path.stem}.ipynb")
     # The record goes last: without it the copy does not count as kept.
-    (kept / f"{path.stem}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (kept / f"{path.stem}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
 
 
@@ -105,7 +105,9 @@ def machine() -> dict:
 
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        found = re.search(
+            r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        )
         cpu = found[1] if found else cpu
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
     return {
@@ -132,4 +134,4 @@ def last_lines(error: Exception, count: int = 15) -> str:
 
 def records(notebooks: list[Path], kept: Path) -> list[dict]:
     """The records of the chapters, in reading order."""
-    return [json.loads((kept / f"{nb.stem}.json").read_text()) for nb in notebooks]
+    return [json.loads((kept / f"{nb.stem}.json").read_text(encoding="utf-8")) for nb in notebooks]

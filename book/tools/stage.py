@@ -28,7 +28,8 @@ def stage(root: Path, kept: Path, records: list[dict], target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     (target / "book").mkdir(parents=True)
     shutil.copy(root / "_toc.yml", target)
-    (target / "_config.yml").write_text(config((root / "_config.yml").read_text()))
+    settings = (root / "_config.yml").read_text(encoding="utf-8")
+    (target / "_config.yml").write_text(config(settings), encoding="utf-8")
     shutil.copytree(root / "book/assets", target / "book/assets")
     shutil.copy(root / "book/references.bib", target / "book")
     written: dict[str, Callable[[], str]] = {
@@ -42,10 +43,10 @@ def stage(root: Path, kept: Path, records: list[dict], target: Path) -> None:
             downloads.offer(notebook, root / "book/results", target / "book")
             nbformat.write(notebook, target / f"{page}.ipynb")
         elif stem in written:
-            (target / f"{page}.md").write_text(written[stem]())
+            (target / f"{page}.md").write_text(written[stem](), encoding="utf-8")
         else:
-            text = (root / f"{page}.md").read_text()
-            (target / f"{page}.md").write_text(link_citations(text))
+            text = (root / f"{page}.md").read_text(encoding="utf-8")
+            (target / f"{page}.md").write_text(link_citations(text), encoding="utf-8")
 
 
 def config(text: str) -> str:

@@ -10,7 +10,7 @@ WRITTEN = {"data_dictionary", "status"}  # pages that the build itself writes, s
 
 def pages(root: Path = ROOT) -> list[str]:
     """The pages in reading order, without suffix: `book/start_here`, …"""
-    toc = yaml.safe_load((root / "_toc.yml").read_text())
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     chapters = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
     return [toc["root"], *chapters]
 

@@ -15,6 +15,7 @@ from gfo.audit import exact
 from gfo.audit.exact_audit import truth
 from gfo.core.attached import Attached
 from gfo.core.batch import device_of, repeat_rows, row_slice, rows, to_device
+from gfo.core.likelihood import Categorical
 from gfo.core.masked_pass import noise_for, without_gradient
 from gfo.core.noise import generator
 from gfo.core.objectives import log_bernoulli, total
@@ -37,11 +38,8 @@ class BroadcastLogZ(GFlowOut):
 
     def terms(self, out, log_reward):
         t = super().terms(out, log_reward)
-        return t._replace(
-            log_z=t.log_z[:, :, None],
-            log_q=[a[:, None] for a in t.log_q],
-            log_reward=t.log_reward[:, None],
-        )  # log_z (K, B, 1), the rest (K, 1, B)
+        log_z, log_q = t.log_z[:, :, None], [a[:, None] for a in t.log_q]  # (K, B, 1), (K, 1, B)
+        return t._replace(log_z=log_z, log_q=log_q, log_reward=t.log_reward[:, None])
 
 
 class Collapsed(GFlowOut):
@@ -119,7 +117,7 @@ def policies(net: Attached, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
     method, log_p, log_tempered = net.method, [], []
     x, y, masks = to_device((x, y, masks), device_of(net))
     for b in range(rows(x)):
-        many = repeat_rows((row_slice(x, b, 1), y[b : b + 1]), len(masks[0]))
+        many = repeat_rows(row_slice((x, y), b, 1), len(masks[0]))
         out = without_gradient(net, *many, masks=masks)
         layers = []
         for logits, mask in zip(out.q_logits, masks, strict=True):
@@ -144,14 +142,14 @@ def leaky_predict(net: Attached, x: Any, y: Tensor, samples: int = 20, seed: int
     for index in range(samples):
         noise = noise_for(net, len(y), generator(seed, "leak", index, device=device_of(net)))
         out = without_gradient(net, x, y, noise=noise, source="q")
-        probs.append(net.likelihood.probs(out.logits))
+        probs.append(net.likelihood.expected(out.logits))
     return total(probs) / samples
 
 
 def label_leak(predictor: Callable[[Attached, Any, Tensor], Tensor], net: Attached, x, y) -> float:
     """Mean total variation between the predictive given y and given y + 1 (mod K).
 
-    It is 0 unless the label leaks.
+    It is 0 unless the label leaks. Where y is no label, the other y is another example's.
 
     Args:
         predictor: f(net, x, y) -> (B, K); the honest one ignores y.
@@ -159,7 +157,9 @@ def label_leak(predictor: Callable[[Attached, Any, Tensor], Tensor], net: Attach
         x: A batch.
         y: Its labels.
     """
-    given, other = predictor(net, x, y), predictor(net, x, (y + 1) % net.spec.classes)
+    label = isinstance(net.likelihood, Categorical)
+    other = (y + 1) % net.likelihood.outputs[0] if label else y.roll(1, 0)
+    given, other = predictor(net, x, y), predictor(net, x, other)
     return float(0.5 * (given - other).abs().sum(1).mean())
 
 

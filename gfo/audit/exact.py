@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gfo.core.attached import Attached
-from gfo.core.batch import repeat_rows, row_slice, rows
+from gfo.core.batch import repeat_rows, row_slice, rows, tree_map
 from gfo.core.predict import Score, score
 
 LIMIT = 16  # mask bits: 65,536 masks
@@ -27,10 +27,9 @@ def all_masks(widths: Sequence[int]) -> list[Tensor]:
     """
     bits = sum(widths)
     if bits > LIMIT:
-        raise ValueError(
-            f"{bits} mask bits make 2^{bits} masks: at a million a second that takes "
-            f"{2**bits / 1e6 / 3600:.1g} hours per example; {LIMIT} bits is the limit"
-        )
+        hours = f"{2**bits / 3.6e9:.1g} hours per example at a million a second"
+        count = f"{bits} mask bits make 2^{bits} masks"
+        raise ValueError(f"{count}, {hours}; {LIMIT} bits is the limit")
     powers = 2 ** torch.arange(bits - 1, -1, -1)
     table = (torch.arange(2**bits)[:, None] // powers % 2).float()  # (2^M, M)
     return list(table.split(list(widths), 1))
@@ -48,15 +47,11 @@ def score_all(net: Attached, x: Any, y: Tensor) -> Score:
     if any(site.tokens for site in net.sites):
         raise ValueError("score_all is for sites without tokens: theirs have too many mask bits")
     masks = all_masks([site.width for site in net.sites])
-    count = len(masks[0])
-    by_row = [
-        score(
-            net, *repeat_rows(row_slice((x, y), b, 1), count), masks=masks
-        )  # (1, ...) -> (2^M, ...)
-        for b in range(rows(x))
-    ]
-    columns = zip(*by_row, strict=True)
-    return Score._make(None if c[0] is None else torch.stack(c) for c in columns)
+    by_row = []
+    for b in range(rows(x)):
+        many = repeat_rows(row_slice((x, y), b, 1), len(masks[0]))  # (1, ...) -> (2^M, ...)
+        by_row.append(score(net, *many, masks=masks))
+    return tree_map(lambda *each: torch.stack(each), *by_row)
 
 
 def log_posterior(log_lik: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:

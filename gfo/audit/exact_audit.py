@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gfo.audit import exact
 from gfo.core.attached import Attached
-from gfo.core.batch import rows, to_device
+from gfo.core.batch import row_slice, rows, to_device, tree_map
 from gfo.core.checks import check_net, check_x, check_y
 from gfo.core.noise import generator
 from gfo.evaluate.stats import pearson, spearman
@@ -44,20 +44,19 @@ def truth(net: Attached, x: Any, y: Tensor) -> Truth:
             distribution over masks.
     """
     check_net(net)
-    check_x(net, x)
-    check_y(net, x, y)
+    x = check_x(net, x)
+    y = check_y(net, x, y)
     if net.method.q is None and net.method.p is None:
         raise ValueError(f"{net.method.name} has no distribution over masks: nothing to audit")
-    score: list[Any] = [None if t is None else t.double() for t in exact.score_all(net, x, y)]
-    log_q, log_p, log_z, log_lik = score
+    log_q, log_p, log_z, log_lik = tree_map(Tensor.double, exact.score_all(net, x, y))
     if not net.method.own_posterior:
         log_q = log_p if log_q is None else log_q
         log_p = torch.full_like(log_lik, -math.log(log_lik.shape[1]))
         return Truth(log_q, log_lik + log_p, None)
     log_reward = net.method.log_reward(log_lik, log_p, rows(x))
     log_z = None if log_z is None else log_z[:, 0]  # the same for every mask
-    parts: tuple[Any, ...] = (log_q, log_reward, log_z)
-    return Truth._make((t[:1] for t in parts) if net.method.shared else parts)
+    found = Truth(log_q, log_reward, log_z)
+    return row_slice(found, 0, 1) if net.method.shared else found
 
 
 def audit_masks(
@@ -102,8 +101,7 @@ def figures(
     log_q, log_reward, log_z = to_device((log_q, log_reward, log_z), "cpu")
     evidence = log_reward.logsumexp(1)
     log_post = log_reward - evidence[:, None]
-    log_w = log_reward - log_q
-    q = log_q.exp()
+    log_w, q = log_reward - log_q, log_q.exp()
     mean_log_w = (q * log_w).sum(1)
     gen = generator(seed, "draws")
     counted, floor = (frequencies(log_p.exp(), draws, gen) for log_p in (log_q, log_post))

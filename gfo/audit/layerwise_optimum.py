@@ -112,8 +112,7 @@ def tempered_fixed_point(
 
 def _tables(lead: tuple[int, ...], widths: Sequence[int]) -> Tables:
     """Logits of zero for every prefix, ``(*lead, 2^{earlier bits}, C_l)`` per layer."""
-    before = [2 ** sum(widths[:layer]) for layer in range(len(widths))]
-    shapes = zip(before, widths, strict=True)
+    shapes = ((2 ** sum(widths[:layer]), width) for layer, width in enumerate(widths))
     return [torch.zeros(*lead, *shape, dtype=torch.float64) for shape in shapes]
 
 

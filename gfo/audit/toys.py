@@ -8,6 +8,7 @@ from sklearn.datasets import load_iris
 from torch import Tensor
 
 from gfo.core.attach import attach
+from gfo.core.likelihood import Likelihood
 from gfo.core.noise import derive, generator
 from gfo.methods import RandomDropout
 from gfo.models.perceptron import mlp
@@ -21,13 +22,15 @@ class Toy(NamedTuple):
         model: The backbone, in eval mode.
         sites: Where its masks go.
         x: (points, 4).
-        y: (points,).
+        y: (points,), or what its likelihood reads.
+        likelihood: None for class labels.
     """
 
     model: torch.nn.Module
     sites: list[str]
     x: Tensor
     y: Tensor
+    likelihood: Likelihood | None = None
 
 
 def iris() -> tuple[Tensor, Tensor]:

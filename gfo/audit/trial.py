@@ -82,6 +82,7 @@ def train_masks(
         lr: The rate of the mask networks.
         seed: Of the masks.
     """
+    net.likelihood.standardise([y])
     groups = net.method.param_groups()
     optimizers = [adam(params, 0.03 if g == "log_z" else lr) for g, params in groups.items()]
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, steps) for o in optimizers]
@@ -106,7 +107,8 @@ def trained(method: Method, toy: toys.Toy, *, seed: int = 0, **training) -> Atta
         **training: steps and lr; its policy's row of `TRAINING` where not given.
     """
     torch.manual_seed(derive(seed, "audit"))
-    net = attach(copy.deepcopy(toy.model), toy.sites, copy.deepcopy(method), toy.x)
+    model, method = copy.deepcopy((toy.model, method))
+    net = attach(model, toy.sites, method, toy.x, likelihood=toy.likelihood)
     defaults = TRAINING[getattr(method, "policy", "layerwise")]
     train_masks(net, toy.x, toy.y, seed=seed, **(defaults | training))
     return net
@@ -154,16 +156,11 @@ def stern_toy(hidden: Sequence[int], points: int, seed: int) -> tuple[toys.Toy, 
         if best["kl"] < KL:
             continue
         log_q, log_z = tempered_fixed_point(log_reward, hidden)
-        fixed = figures(log_q, log_reward, log_z)
-        return toy, [
-            untrained | {"nets_refused": refused},
-            best | {"restarts_spread": spread},
-            row("layerwise_fixed_point", "tb", "paper", fixed),
-        ]
-    raise ValueError(
-        f"nets of {'+'.join(map(str, hidden))} units are too easy a test: untrained TV below {TV} "
-        f"or best layer-wise KL below {KL} nat in all {ATTEMPTS}; use more units or points"
-    )
+        fixed = row("layerwise_fixed_point", "tb", "paper", figures(log_q, log_reward, log_z))
+        untrained["nets_refused"], best["restarts_spread"] = refused, spread
+        return toy, [untrained, best, fixed]
+    easy = f"untrained TV below {TV} or best layer-wise KL below {KL} nat in all {ATTEMPTS}"
+    raise ValueError(f"nets of {hidden} units are too easy a test: {easy}; more units or points")
 
 
 def row(policy: str, objective: str, sampling: str, table: pd.DataFrame) -> dict:
@@ -177,11 +174,10 @@ def row(policy: str, objective: str, sampling: str, table: pd.DataFrame) -> dict
 
 def one_seed(seed: int, hidden: Sequence[int], points: int, objectives: str) -> list[dict]:
     """The rows of one seed. floor: what a layer-wise policy could reach under its sampling."""
-    todo = cases(objectives)
     toy, rows = stern_toy(hidden, points, seed)
     best, fixed = rows[1]["kl"], rows[2]["kl"]
     rows[2]["floor"] = best
-    for case in todo:
+    for case in cases(objectives):
         net = trained(case.method, toy, seed=seed)
         rows.append(row(*case[:3], audit_masks(net, toy.x, toy.y)))
         if case.policy == "layerwise":

@@ -1,7 +1,10 @@
 """A model with masks."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import copy
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,20 +12,50 @@ from torch import Tensor, nn
 
 from gfo.core.batch import Tokens, device_of
 from gfo.core.handler import SiteHandler, small_features
-from gfo.core.likelihood import Categorical
+from gfo.core.likelihood import Categorical, Likelihood
+from gfo.core.noise import step_key
+from gfo.core.rates import learning_rates
 from gfo.core.sites import Site, Spec, pick
 
 if TYPE_CHECKING:
-    from gfo.methods.base import Method
+    from gfo.methods.base import Loss, Method
 
+BARE_CALL = (
+    "net(x) in train mode: its gradient trains the model under mean masks and never the masks; "
+    "use net.loss(x, y, n=…), or torch.no_grad() if no gradient is wanted"
+)
 Handler = Callable[[int, Tensor, Tensor | None], Tensor]  # (layer, h, real) -> masked h
 
 
-class Hub:
-    """Where the hooks of one network find the masked pass that is running, if one is."""
+class Running(threading.local):
+    """The masked pass of one network that runs in this thread, if one does."""
 
-    def __init__(self):
-        self.handler: Handler | None = None
+    handler: Handler | None = None
+
+
+class Hub:
+    """Where the hooks of one network find the masked pass that runs in their thread, if any.
+
+    Args:
+        modes: Of the model's modules at `attach`, by name: a deep copy of a part of the model shall
+            not take the whole along.
+    """
+
+    def __init__(self, modes: dict[str, bool]):
+        self.running, self.lock, self.modes = Running(), threading.RLock(), modes
+
+    def __reduce__(self):  # a copy, or what a file holds, has a lock of its own and runs no pass
+        return Hub, (self.modes,)
+
+    def leave(self, model: nn.Module, *once: nn.Module) -> None:
+        """Take this network's hooks off a model, and off modules that were once in it; the modes
+        are those at `attach`. A model that has changed since is no matter."""
+        for module in (*model.modules(), *once):
+            hooks = module._forward_hooks
+            for key in [k for k, h in hooks.items() if getattr(h, "hub", None) is self]:
+                del hooks[key]
+        for name, module in model.named_modules():
+            module.training = self.modes.get(name, module.training)
 
 
 class SiteHook:
@@ -36,20 +69,13 @@ class SiteHook:
         self.hub, self.layer = hub, layer
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        handler = self.hub.handler
-        if handler is None and recomputing():
-            raise ValueError(
-                f"site {self.layer} runs again in the backward pass, without its mask: switch "
-                "activation checkpointing off where a site is inside"
-            )
+        handler = self.hub.running.handler
+        # in a backward pass checkpointed modules run again
+        if handler is None and torch._C._current_graph_task_id() != -1:
+            what = f"site {self.layer} runs again in the backward pass, without its mask"
+            raise ValueError(f"{what}: switch activation checkpointing off where a site is inside")
         real = args[1] if isinstance(module, Tokens) and len(args) > 1 else None
         return None if handler is None else handler(self.layer, output, real)
-
-
-def recomputing() -> bool:
-    """Whether autograd is running a backward pass, in which checkpointed modules run again."""
-    task = getattr(torch._C, "_current_graph_task_id", None)
-    return task is not None and task() != -1
 
 
 class Attached(nn.Module):
@@ -61,16 +87,28 @@ class Attached(nn.Module):
     eval() alike as far as the model's own modules allow. The mask-averaged predictive is
     `gfo.predict(net, x)`.
 
+    Threads may share a network: whatever runs it or flips its modes holds its one lock, so calls
+    from several threads take turns and answer as from one. Training of your own, or a change of
+    weights, takes its turn inside `with net.exclusive():`. The bare `net.model(x)` takes no turn.
+
+    Training is `gfo.fit`, or a loop of your own over `net.loss` and `net.param_groups()`. The
+    gradient of a bare call trains the model under mean masks and the masks not at all: the first
+    such call in train mode warns.
+
     Call it with `with gfo.attach(...) as net:` and the model is as it was on leaving the block.
     """
 
-    def __init__(self, model: nn.Module, spec: Spec, method: "Method", likelihood: Any):
+    warned = False  # of a bare call with gradients
+
+    def __init__(self, model: nn.Module, spec: Spec, method: "Method", likelihood: Likelihood):
         super().__init__()
-        self.modes = [module.training for module in model.modules()]
         self.model, self.method, self.likelihood = model, method, likelihood
-        self.spec, self.hub = spec, Hub()
-        for layer, site in enumerate(spec.sites):
-            model.get_submodule(site.name).register_forward_hook(SiteHook(self.hub, layer))
+        self.spec = spec
+        self.hub = Hub({name: module.training for name, module in model.named_modules()})
+        self.seen: set[tuple] = set()  # shapes and number formats of inputs that have run
+        self.masked = [model.get_submodule(site.name) for site in spec.sites]
+        for layer, module in enumerate(self.masked):
+            module.register_forward_hook(SiteHook(self.hub, layer))
         self.training = model.training
         method.train(model.training)
 
@@ -83,8 +121,75 @@ class Attached(nn.Module):
         x = small_features(self, [args, kwargs])
         handler = SiteHandler(self, source="mean", x=x)
         with self.handling(handler):
-            output = self.model(*args, **kwargs)
-        return handler.finish(output)
+            output = handler.finish(self.model(*args, **kwargs))
+        if self.training and not self.warned and torch.is_grad_enabled() and self.method.stochastic:
+            self.warned = True
+            warnings.warn(BARE_CALL, stacklevel=4)  # two frames are torch's
+        return output
+
+    def loss(
+        self, x: Any, y: Any, *, n: int, seed: int | None = None, step: Any = None,
+        generator: torch.Generator | None = None, shard: tuple[int, int] = (0, 1),
+    ) -> "Loss":  # fmt: skip
+        """The method's loss of one batch, for a training loop of your own.
+
+            loss = net.loss(x, y, n=len(train))
+            loss.total.backward()
+
+        The modes are yours: `net.train()` before the loop. Autocast, clipping and accumulation work
+        as ever. (A backbone's own dropout draws from torch's global generator in any case.)
+
+        Args:
+            x: Inputs as `attach` saw them; NumPy arrays will do.
+            y: Labels.
+            n: Size of the training set.
+            seed: With `step`, masks come from (seed, step), whatever ran before; 0 if left out.
+            step: A whole number, or a tuple of some: `gfo.fit` counts (epoch, batch) from 0.
+            generator: Without `step`, masks come from this, None for torch's global generator: one
+                number per call.
+            shard: (rank, world) where several processes hold equal parts of one batch: each row
+                gets the masks it would get in the whole batch from the same (seed, step).
+
+        Returns:
+            A `Loss`: `total` to call `backward` on, `parts` in nats ("tb" in nats²), and `info`.
+
+        Raises:
+            ValueError: For a batch that does not fit, or noise from two sources.
+        """
+        return self.method.loss_of(self, x, y, n, step_key(seed, step, generator), shard)
+
+    def param_groups(
+        self, lr: Mapping[str, float] | None = None, backbone: bool = True
+    ) -> list[dict[str, Any]]:
+        """What a torch optimiser takes: `torch.optim.Adam(net.param_groups())`.
+
+        Args:
+            lr: Rates of "backbone", "masks", "log_z" other than 1e-3, 1e-3, 1e-2.
+            backbone: False leaves the model's own parameters out (freezing them is yours).
+
+        Returns:
+            A group with "params", "lr" and "name" for each of the three that has parameters. What a
+            likelihood learns is in "backbone".
+
+        Raises:
+            ValueError: Where there is nothing to train.
+        """
+        if backbone not in (True, False):
+            raise ValueError(f"backbone is {backbone!r}, needs to be True or False")
+        rates, own = learning_rates(lr), [*self.model.parameters(), *self.likelihood.parameters()]
+        groups = ({"backbone": own} if backbone else {}) | self.method.param_groups()
+        if not groups:
+            raise ValueError(f"{self.method.name} has no mask parameters: nothing to train")
+        return [{"params": p, "lr": rates[name], "name": name} for name, p in groups.items()]
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Inside the block no other thread runs or changes this network; it may be nested.
+
+        Compiled code takes no lock: what calls it does, as `gfo.fit` does for each step.
+        """
+        with contextlib.nullcontext() if torch.compiler.is_compiling() else self.hub.lock:
+            yield
 
     @contextlib.contextmanager
     def handling(self, handler: Handler) -> Iterator[None]:
@@ -94,14 +199,15 @@ class Attached(nn.Module):
             handler: `handler(layer, h, real)` gives what takes the place of h; `real` is what a
                 site of class `Tokens` was told, else None.
         """
-        self.hub.handler = handler
-        try:
-            yield
-        finally:
-            self.hub.handler = None
+        with self.exclusive():
+            before, self.hub.running.handler = self.hub.running.handler, handler
+            try:
+                yield
+            finally:
+                self.hub.running.handler = before
 
     def logits(self, output: Any) -> Tensor:
-        """The (B, K) logits in the model's output."""
+        """The outputs (B, K, …) that the likelihood reads, in the model's output."""
         return pick(output, self.spec.output)
 
     def detach(self) -> nn.Module:
@@ -110,12 +216,7 @@ class Attached(nn.Module):
         Returns:
             The model; its modes are those it had at `attach`.
         """
-        for module in self.model.modules():
-            hooks = module._forward_hooks
-            for key in [k for k, h in hooks.items() if getattr(h, "hub", None) is self.hub]:
-                del hooks[key]
-        for module, mode in zip(self.model.modules(), self.modes, strict=True):
-            module.training = mode
+        self.hub.leave(self.model, *self.masked)
         return self.model
 
     def __enter__(self) -> "Attached":
@@ -130,13 +231,27 @@ class Attached(nn.Module):
 
 
 def put_masks(model: nn.Module, spec: Spec, method: "Method", likelihood: Any) -> Attached:
-    """Build the method for these sites of a bare model, on its device, and attach it."""
+    """Build likelihood and method for these sites of a bare model, on its device; attach them."""
+    if not isinstance(likelihood, Likelihood | None):
+        given = f"likelihood is {likelihood!r}"
+        raise ValueError(f"{given}, needs to be an object such as gfo.Categorical()")
+    likelihood = copy.deepcopy(likelihood or Categorical())  # what it learns belongs to one net
+    if likelihood.outputs != spec.outputs:  # else another net's, with what it has learned there
+        likelihood.build(spec.outputs)
+    spec = spec._replace(classes=likelihood.size)
     method.build(spec, model)
-    method.to(device_of(model))
-    return Attached(model, spec, method, likelihood or Categorical())
+    for part in (method, likelihood):
+        part.to(device_of(model))
+    return Attached(model, spec, method, likelihood)
+
+
+def hubs(model: nn.Module) -> list[Hub]:
+    """The hubs of the networks whose masks are on a model."""
+    hooks = [h for m in model.modules() for h in m._forward_hooks.values()]
+    return list(dict.fromkeys(h.hub for h in hooks if isinstance(h, SiteHook)))
 
 
 def check_bare(model: nn.Module) -> None:
     """Raise ValueError where the model has masks already."""
-    if any(isinstance(h, SiteHook) for m in model.modules() for h in m._forward_hooks.values()):
-        raise ValueError("this model already has masks; call net.detach() on the old net first")
+    if hubs(model):
+        raise ValueError("this model already has masks; call gfo.detach(model) first")

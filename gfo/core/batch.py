@@ -1,34 +1,57 @@
-"""Batches: one tensor, or a tuple, list or dict of tensors of equal leading size; their tokens."""
+"""Batches: one tensor, or a tuple, list or mapping of tensors of equal leading size; tokens."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 
 def leaves(x: Any) -> list[Tensor]:
-    """The tensors in `x`, in order; of a dict in the order of its keys, not of their insertion."""
+    """The tensors in `x`, in order; of a mapping in the order of its keys, not as inserted."""
     if isinstance(x, Tensor):
         return [x]
-    if isinstance(x, dict):
+    if isinstance(x, Mapping):
         x = [x[key] for key in sorted(x)]
     if isinstance(x, tuple | list):
         return [leaf for part in x for leaf in leaves(part)]
     return []
 
 
-def tree_map(f: Callable[[Tensor], Tensor], x: Any) -> Any:
-    """`x` with `f` applied to each tensor; anything else is kept as it is."""
-    if isinstance(x, Tensor):
-        return f(x)
-    if isinstance(x, dict):
-        return {key: tree_map(f, part) for key, part in x.items()}
+def tree_map(f: Callable[..., Any], x: Any, *more: Any, kind: type = Tensor) -> Any:
+    """`x` with `f` applied to each tensor, and to its like in `more`, any mapping as a dict;
+    anything else as it is."""
+    if isinstance(x, kind):
+        return f(x, *more)
+    if isinstance(x, Mapping):
+        return {k: tree_map(f, x[k], *(other[k] for other in more), kind=kind) for k in x}
     if isinstance(x, tuple | list):
-        parts = [tree_map(f, part) for part in x]
+        parts = [tree_map(f, *each, kind=kind) for each in zip(x, *more, strict=True)]
         return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)  # a NamedTuple
     return x
+
+
+def as_tensors(x: Any) -> Any:
+    """`x` with a copy of each NumPy array as a tensor.
+
+    Raises:
+        ValueError: For an array of anything but numbers.
+    """
+
+    def convert(array: np.ndarray) -> Tensor:
+        try:
+            return torch.from_numpy(np.array(array, order="C"))
+        except TypeError:
+            raise ValueError(f"an array holds {array.dtype}: pass numbers") from None
+
+    return tree_map(convert, x, kind=np.ndarray)
+
+
+def kinds(x: Any) -> tuple:
+    """Shape without the batch axis and number format of each tensor in `x`."""
+    return tuple((tuple(t.shape[1:]), t.dtype) for t in leaves(x))
 
 
 def rows(x: Any) -> int:
@@ -53,8 +76,8 @@ def repeat_rows(x: Any, times: int) -> Any:
 
 
 def call(model: Callable, x: Any) -> Any:
-    """`model(x)`, with a tuple or list spread over positions and a dict over keywords."""
-    if isinstance(x, dict):
+    """`model(x)`, with a tuple or list spread over positions and a mapping over keywords."""
+    if isinstance(x, Mapping):
         return model(**x)
     if isinstance(x, tuple | list):
         return model(*x)
@@ -63,9 +86,8 @@ def call(model: Callable, x: Any) -> Any:
 
 def device_of(module: torch.nn.Module) -> torch.device:
     """The device of a module's first parameter or buffer, the CPU for one that has neither."""
-    for tensor in itertools.chain(module.parameters(), module.buffers()):  # no further than one
-        return tensor.device
-    return torch.device("cpu")
+    tensor = next(itertools.chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -119,9 +141,9 @@ def features(x: Any, tokens: bool) -> Tensor | None:
     Returns:
         (B, n), or None where x has no float tensor.
     """
-    parts = []
-    for leaf in leaves(x):
-        if leaf.is_floating_point():
-            sequence = tokens and leaf.dim() == 3
-            parts.append(token_mean(leaf, (leaf != 0).any(-1)) if sequence else leaf.flatten(1))
+    parts = [
+        token_mean(t, (t != 0).any(-1)) if tokens and t.dim() == 3 else t.flatten(1)
+        for t in leaves(x)
+        if t.is_floating_point()
+    ]
     return torch.cat(parts, 1) if parts else None

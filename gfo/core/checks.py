@@ -1,14 +1,17 @@
 """Input checks of the public functions: one line that names the cause and the cure."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gfo.core.attached import Attached
-from gfo.core.batch import leaves, rows
+from gfo.core.batch import as_tensors, device_of, kinds, leaves, rows, tree_map
 from gfo.core.ensemble import Ensemble
+from gfo.core.masked_pass import noise_for, without_gradient
+from gfo.core.noise import generator
 
 
 def check_net(net: Any) -> None:
@@ -19,16 +22,31 @@ def check_net(net: Any) -> None:
         raise ValueError(f"need a net from gfo.attach, got a {type(net).__name__}")
 
 
-def check_x(net: Attached, x: Any) -> None:
-    """Raise ValueError unless x looks like the example, is not empty and holds no NaN or inf."""
+def check_x(net: Attached, x: Any) -> Any:
+    """Check a batch.
+
+    What has other sizes than the example, or another number format, is tried on two rows first: a
+    model whose sites pool may take any length or size.
+
+    Args:
+        net: The network that reads it.
+        x: Tensors or NumPy arrays.
+
+    Returns:
+        x as the network takes it: tensors, floats of a format that the model does not have in the
+        model's.
+
+    Raises:
+        ValueError: Unless x has the tensors of the example, with as many axes, as many rows each,
+            at least one, no NaN or inf, and the network runs on them.
+    """
+    x = as_tensors(x)
     parts, shapes = leaves(x), net.spec.shapes
     if len(parts) != len(shapes):
         what = f"{len(parts)} tensors" if parts else f"a {type(x).__name__} and no tensor"
         raise ValueError(f"x has {what}, the example had {len(shapes)}")
-    fixed = not any(site.tokens for site in net.sites)
     for part, shape in zip(parts, shapes, strict=True):
-        got = tuple(part.shape[1:])
-        if part.dim() != len(shape) + 1 or (fixed and got != shape):
+        if part.dim() != len(shape) + 1:
             raise ValueError(f"x has shape {tuple(part.shape)}, the example had (B, *{shape})")
         if len(part) == 0:
             raise ValueError("x is an empty batch: pass at least one row")
@@ -36,18 +54,73 @@ def check_x(net: Attached, x: Any) -> None:
             raise ValueError(f"x mixes batches of {len(parts[0])} and {len(part)} rows")
         if part.is_floating_point() and not torch.isfinite(part).all():
             raise ValueError("x contains NaN or inf: clean the input first")
+    formats = [p.dtype for p in net.model.parameters() if p.is_floating_point()]
+    foreign = {t.dtype for t in parts if t.is_floating_point()} - {*formats} if formats else ()
+    x = tree_map(lambda t: t.to(formats[0]) if t.dtype in foreign else t, x)
+    if kinds(x) not in net.seen:
+        try_two_rows(net, x)
+    return x
 
 
-def check_y(net: Attached, x: Any, y: Tensor) -> None:
-    """Raise ValueError unless y fits the network's likelihood and x."""
+def try_two_rows(net: Attached, x: Any) -> None:
+    """Raise ValueError, saying what was new, unless the network runs on two rows of x."""
+    few = tree_map(lambda t: t[:2].to(device_of(net)), x)
+    noise = noise_for(net, rows(few), generator(0, "try", device=device_of(net)))
+    try:
+        without_gradient(net, few, noise=noise, source="test")
+    except Exception as error:  # whatever a model raises
+        pairs = zip(leaves(x), net.spec.shapes, strict=True)
+        other = [(tuple(t.shape), shape) for t, shape in pairs if tuple(t.shape[1:]) != shape]
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        formats = ", ".join(str(t.dtype).removeprefix("torch.") for t in leaves(x))
+        new = f"x is of {formats}, which the model does not take (x.float()?)"
+        if other:
+            new = f"x has shape {other[0][0]}, the example had (B, *{other[0][1]})"
+        raise ValueError(f"{new}: {said}") from None
+    net.seen.add(kinds(x))
+
+
+def check_finite(net: Attached, *answers: Tensor | None) -> None:
+    """Raise ValueError, naming the cause, where an answer of the network holds NaN."""
+    if not any(bool(t.isnan().any()) for t in answers if t is not None):
+        return
+    held = net.state_dict().items()
+    name = next((k for k, v in held if v.is_floating_point() and not v.isfinite().all()), None)
+    cause = "numbers overflow on the way: see the scale of x and of the weights"
+    if name is not None:
+        cause = f"its {name!r} is not finite: load its last good weights, or train at a lower rate"
+    raise ValueError(f"the network answers NaN: {cause}")
+
+
+def check_y(net: Attached, x: Any, y: Any) -> Tensor:
+    """y as the likelihood takes it: a tensor, floats in float32.
+
+    Raises:
+        ValueError: Unless it fits the network's likelihood and x.
+    """
+    y = as_tensors(y)
     if not isinstance(y, Tensor):
         raise ValueError(f"y is a {type(y).__name__}, needs a tensor: torch.as_tensor(y)")
-    net.likelihood.check(y, rows(x), net.spec.classes)
+    y = y.float() if y.is_floating_point() else y
+    outputs, parts = net.likelihood.outputs, zip(leaves(x), net.spec.shapes, strict=True)
+    if any(tuple(part.shape[1:]) != shape for part, shape in parts):  # only the answer shows it
+        outputs = (outputs[0], *[None] * (len(outputs) - 1))
+    net.likelihood.check(y, rows(x), outputs)
+    return y
+
+
+def check_whole(name: str, number: Any, low: int = 0) -> int:
+    """`number` as an int; ValueError, naming it, unless it is a whole number from `low` on."""
+    if not isinstance(number, Integral) or number < low:
+        raise ValueError(f"{name} is {number!r}, needs to be a whole number, at least {low}")
+    return int(number)
 
 
 def check_counts(**counts: int) -> None:
     """Raise ValueError, naming it, for a number of something that is below 1."""
     for name, count in counts.items():
+        if not isinstance(count, Integral):
+            raise ValueError(f"{name} is {count!r}, needs to be a whole number")
         if count < 1:
             raise ValueError(f"{name} is {count}, needs to be at least 1")
 
@@ -64,14 +137,15 @@ def check_masks(net: Attached, masks: Sequence[Tensor], lead: tuple[int, ...]) -
     Raises:
         ValueError: For another number of masks, another shape, or other values.
     """
+    masks = as_tensors(list(masks))
     if len(masks) != len(net.sites):
         raise ValueError(f"{len(masks)} masks given, the network has {len(net.sites)} sites")
     for mask, site in zip(masks, net.sites, strict=True):
+        if not isinstance(mask, Tensor):
+            raise ValueError(f"mask of {site.name!r} is a {type(mask).__name__}, needs a tensor")
         want = (*lead, site.width) if site.tokens is None else (*lead, site.tokens, site.width)
-        shape = tuple(mask.shape)
-        if site.tokens and len(shape) == len(want) and 0 < shape[-2] <= site.tokens:
-            shape = (*shape[:-2], site.tokens, shape[-1])  # a batch may have fewer tokens
-        if shape != want:
+        few = range(1, site.tokens or 1)  # a batch may have fewer tokens
+        if tuple(mask.shape) not in (want, *[(*lead, tokens, site.width) for tokens in few]):
             raise ValueError(f"mask of {site.name!r} has shape {tuple(mask.shape)}, needs {want}")
         if net.method.binary and not ((mask == 0) | (mask == 1)).all():
             raise ValueError(f"mask of {site.name!r} holds values other than 0 and 1")

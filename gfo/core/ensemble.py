@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from gfo.core.attached import Attached
+from gfo.core.likelihood import Likelihood
 from gfo.core.noise import derive
 
 
@@ -33,9 +34,14 @@ class Ensemble(nn.Module):
         for net in nets:
             if not isinstance(net, Attached):
                 raise ValueError(f"members come from gfo.attach, got a {type(net).__name__}")
-        if len({(net.spec.classes, net.spec.shapes) for net in nets}) > 1:
-            raise ValueError("members differ in their input shape or number of classes")
-        self.nets, self.likelihood = nn.ModuleList(nets), nets[0].likelihood
+        if len({(n.likelihood.outputs, n.spec.shapes, repr(n.likelihood)) for n in nets}) > 1:
+            raise ValueError("members differ in their input shape, number of classes or likelihood")
+        self.nets = nn.ModuleList(nets)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The first member's; what it learns is each member's own."""
+        return self.nets[0].likelihood
 
 
 def train_members(

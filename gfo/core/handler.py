@@ -10,7 +10,7 @@ from gfo.core.batch import features, token_mean
 from gfo.core.noise import Noise
 from gfo.core.objectives import CERTAIN
 from gfo.core.policies import Context
-from gfo.core.sites import Site
+from gfo.core.sites import LOG_Z_MAX_INPUT
 
 if TYPE_CHECKING:
     from gfo.core.attached import Attached
@@ -37,8 +37,12 @@ class SiteHandler:
         x: Tensor | None = None,
     ):
         self.net, self.given, self.noise, self.source, self.x = net, masks, noise, source, x
-        known = y is not None and source != "test"
-        self.y = net.likelihood.encode(y, net.spec.classes) if known else None
+        self.y = None if y is None or source == "test" else net.likelihood.encode(y)
+        read = net.method.reads_before or (self.y is not None and net.method.log_z is not None)
+        width = 0 if x is None else x.shape[1]
+        if read and width != (net.spec.x_size or 0):
+            read = f"the {net.spec.x_size} numbers of the example's input, here are {width}"
+            raise ValueError(f"log Z reads {read}: attach with more than {LOG_Z_MAX_INPUT} numbers")
         self.masks: list[Tensor] = []
         self.real: list[Tensor | None] = []
         self.q_logits: list[Tensor | None] = []
@@ -46,6 +50,11 @@ class SiteHandler:
         self.log_z: Tensor | None = None
         self.log_flows: list[Tensor | None] = []
         self.before = x  # what the generators may read as h_{l−1}
+
+    @property
+    def missing(self) -> str:
+        """The name of the site whose turn it is."""
+        return self.net.sites[len(self.masks)].name
 
     def __call__(self, layer: int, h: Tensor, real: Tensor | None = None) -> Tensor:
         """The activation under its mask.
@@ -60,9 +69,16 @@ class SiteHandler:
 
     def mask(self, layer: int, h: Tensor, real: Tensor | None) -> Tensor:
         """The activation (in the module's own axes) under the mask that is taken or drawn here."""
-        site = self.net.sites[layer]
+        site, what = self.net.sites[layer], f"site {self.net.sites[layer].name!r}"
+        if layer > len(self.masks):
+            raise ValueError(
+                f"site {self.missing!r} was skipped: switch off what skips layers (LayerDrop)"
+            )
         if layer != len(self.masks):
-            raise ValueError(f"site {site.name!r} ran out of turn: the example ran another order")
+            raise ValueError(f"{what} ran out of turn: the example ran another order")
+        if h.dim() != len(site.axes) or h.shape[site.axes.index("C")] != site.width:
+            had = f"the example had width {site.width} on axes {site.axes}"
+            raise ValueError(f"{what} has shape {tuple(h.shape)}, {had}: pass inputs like it")
         method = self.net.method
         if real is not None and method.shared:  # one mask for all: a token that any row has counts
             real = real.any(0, keepdim=True)
@@ -72,15 +88,16 @@ class SiteHandler:
             self.log_z = method.log_partition(self.log_z_features(context), context)
         self.log_flows.append(None if self.y is None else method.log_flow(layer, context))
         given = None if self.given is None else self.given[layer]
-        if given is not None and site.tokens and given.shape[1] != context.h.shape[1]:
-            raise ValueError(
-                f"mask of {site.name!r} has {given.shape[1]} tokens, x {context.h.shape[1]} there"
-            )
+        tokens = context.h.shape[1]  # where the site has any
+        if given is not None and site.tokens and given.shape[1] != tokens:
+            raise ValueError(f"mask of {what} has {given.shape[1]} tokens, x {tokens} there")
         u, explore = None, None
         if self.noise is not None:
             u, explore = self.noise.u[layer], self.noise.explore[:, layer : layer + 1]
-            if site.tokens:
-                u = u[:, : token_count(site, h)]
+            if site.tokens and tokens > site.tokens:  # noise does not reach
+                had = f"the example had {site.tokens}: attach with one of the longest kind"
+                raise ValueError(f"{what} has {tokens} tokens, {had}")
+            u = u[:, :tokens] if site.tokens else u
         found = method.mask_at_site(layer, context, given, u, explore, self.source)
         if real is not None:
             found = [except_padding(t, real, c) for t, c in zip(found, PADDED, strict=True)]
@@ -103,31 +120,13 @@ class SiteHandler:
     def finish(self, output: Any) -> Any:
         """What the model returned, once every site has run."""
         if len(self.masks) != len(self.net.sites):
-            missing = self.net.sites[len(self.masks)].name
             raise ValueError(
-                f"site {missing!r} did not run in this pass, though it did on example (after "
-                "detach()? or compiled before attach: compile afterwards)"
+                f"site {self.missing!r} did not run in this pass, though it did on example (after "
+                "detach()? compiled before attach? a model that skips layers, as by LayerDrop?)"
             )
         return output
 
 
-def token_count(site: Site, h: Tensor) -> int:
-    """The number of tokens of an activation.
-
-    Raises:
-        ValueError: Where the example had fewer, and noise does not reach.
-    """
-    count = h.shape[site.axes.index("T")]
-    if count > (site.tokens or 0):
-        raise ValueError(
-            f"site {site.name!r} has {count} tokens, the example had {site.tokens}: attach with an "
-            "example of the longest kind"
-        )
-    return count
-
-
 def except_padding(values: Tensor | None, real: Tensor, constant: float) -> Tensor | Any:
     """`values` (B or 1, T, C) at real tokens (B, T), `constant` at padding."""
-    if values is None:
-        return None
-    return torch.where(real.unsqueeze(-1), values, constant)  # (B, T, 1), (B, T, C) -> (B, T, C)
+    return None if values is None else torch.where(real.unsqueeze(-1), values, constant)

@@ -5,13 +5,13 @@ The backbone runs once; at each site a mask is taken or drawn, scored and applie
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from gfo.core.attached import Attached
-from gfo.core.batch import call, device_of, repeat_rows, rows
+from gfo.core.batch import call, device_of, repeat_rows, rows, tree_map
 from gfo.core.handler import SiteHandler, Source, small_features
 from gfo.core.noise import Noise, draw_noise, generator
 from gfo.core.objectives import log_bernoulli, total
@@ -30,7 +30,7 @@ class Pass(NamedTuple):
     (`gfo.core.batch.Tokens`) masks are 1 and logits `gfo.core.objectives.CERTAIN`.
 
     Attributes:
-        logits: (B, K).
+        logits: (B, K), or (B, K, …): what the likelihood reads.
         masks: (B, C_l) or (B, T_l, C_l) each.
         q_logits: Like masks; None where q was not evaluated.
         p_logits: Like masks; None where p was not evaluated.
@@ -85,37 +85,54 @@ def masked_pass(
     *,
     masks: Sequence[Tensor | None] | None = None,
     noise: Noise | None = None,
-    source: Source = "given",
+    source: Source | None = None,
 ) -> Pass:
     """Run the backbone once under masks.
 
-    Nothing is checked here: the public functions check their input before they call this.
+    x, y and masks are not checked here: the other public functions do that before they call this.
 
     Args:
         net: What `attach` returned.
         x: (B, ...), or a tuple, list or dict of such.
-        y: (B,) labels, where q or the likelihood needs them.
-        masks: One per site (source "given").
+        y: Labels, where q or the likelihood needs them.
+        masks: One per site.
         noise: Uniform numbers, drawn outside, from which masks are made as z = 1[u < σ(logit/T)].
         source: How masks are made of the noise: by the method's training policy ("train"), by q or
-            p at temperature 1 ("q", "p") or by the test-time policy ("test"). "mean" needs neither
-            masks nor noise.
+            p at temperature 1 ("q", "p") or by the test-time policy ("test"). "mean", which puts
+            keep-probabilities in their place, needs neither masks nor noise. None is "given" where
+            there are masks, else "test" where there is noise, else "mean".
+
+    Raises:
+        ValueError: For an unknown source, and for one whose masks or noise are missing.
     """
+    if source is None:
+        source = "given" if masks is not None else "mean" if noise is None else "test"
+    check_source(source, masks, noise)
     reads_x = y is not None or net.method.reads_before  # log Z, h_0
     x_read = small_features(net, x) if reads_x else None
     handler = SiteHandler(net, y, masks, noise, source, x_read)
     with net.handling(handler):
-        output = call(net.model, x)
-    logits = handler.finish(net.logits(output))
+        logits = handler.finish(net.logits(call(net.model, x)))
     log_lik = None if y is None else net.likelihood.log_lik(logits, y)
     seen = (handler.masks, handler.q_logits, handler.p_logits, handler.log_z)
     return Pass(logits, *seen, log_lik, handler.log_flows)
 
 
+def check_source(source: str, masks: Sequence | None, noise: Noise | None) -> None:
+    """Raise ValueError for an unknown source, and for one whose masks or noise are missing."""
+    if source not in (known := get_args(Source)):
+        raise ValueError(f"source {source!r} is not one of {', '.join(known)}")
+    if source == "given" and masks is None:
+        raise ValueError("source 'given' needs masks=[…], one per site")
+    drawn = masks is None or any(mask is None for mask in masks)
+    if source not in ("given", "mean") and drawn and noise is None:
+        raise ValueError(f"source {source!r} draws masks: pass noise=noise_for(net, B, generator)")
+
+
 @torch.no_grad()
 def without_gradient(net: Attached, x: Any, y: Tensor | None = None, **how) -> Pass:
     """A masked pass that leaves no mark: no gradient, no BatchNorm buffer moved, modes kept."""
-    with eval_mode(net):
+    with net.exclusive(), eval_mode(net):
         return masked_pass(net, x, y, **how)
 
 
@@ -123,15 +140,28 @@ class BatchPass:
     """The masked pass on one batch, as a method's loss calls it.
 
     Noise comes from (key, draw): equal draws give equal noise, whatever else differs.
+
+    Args:
+        net: The network.
+        x: Inputs.
+        y: Labels.
+        key: Of the noise: a seed, and what it is for.
+        shard: (rank, world) where this is part `rank` of a batch that lies on `world` processes in
+            equal parts: its rows get the noise that they get in the whole batch.
     """
 
-    def __init__(self, net: Attached, x: Any, y: Tensor, key: tuple):
-        self.net, self.x, self.y, self.key = net, x, y, key
+    def __init__(self, net: Attached, x: Any, y: Tensor, key: tuple, shard: tuple = (0, 1)):
+        self.net, self.x, self.y, self.key, self.shard = net, x, y, key, shard
 
     def noise(self, draw: int = 0, repeat: int = 1) -> Noise:
         """The uniform numbers that the pass with this `draw` and `repeat` makes its masks from."""
         gen = generator(*self.key, draw, device=device_of(self.net))
-        return noise_for(self.net, repeat * rows(self.x), gen)
+        rank, world = self.shard
+        noise = noise_for(self.net, repeat * world * rows(self.x), gen)
+        if world == 1 or self.net.method.shared:
+            return noise
+        copies = (repeat, world, -1)  # (S·W·B, ...) -> (S·B, ...)
+        return tree_map(lambda t: t.unflatten(0, copies)[:, rank].flatten(0, 1), noise)
 
     def __call__(
         self,
@@ -159,7 +189,7 @@ class BatchPass:
         if not (still or forward_only):
             return masked_pass(self.net, x, y, **how)
         recorded = torch.no_grad() if forward_only else contextlib.nullcontext()
-        with preserve_buffers(self.net.model), recorded:
+        with self.net.exclusive(), preserve_buffers(self.net.model), recorded:
             return masked_pass(self.net, x, y, **how)
 
 

@@ -6,7 +6,8 @@ gives what a loop gives, and two methods can be compared under common random num
 
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +24,10 @@ def derive(seed: int, *key: int | str) -> int:
         *key: What the randomness is for, and which one.
 
     Raises:
-        ValueError: For a negative seed.
+        ValueError: For a seed that is negative or no whole number.
     """
-    if seed < 0:
-        raise ValueError(f"seed is {seed}: seeds are whole numbers from 0 on")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"seed is {seed!r}: seeds are whole numbers from 0 on")
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else int(part) for part in key]
     state = np.random.SeedSequence([int(seed), *words]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
@@ -35,6 +36,22 @@ def derive(seed: int, *key: int | str) -> int:
 def generator(seed: int, *key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator on `device`, seeded by `derive(seed, *key)`."""
     return torch.Generator(device).manual_seed(derive(seed, *key))
+
+
+def step_key(seed: int | None, step: Any, gen: torch.Generator | None) -> tuple:
+    """The key of one training step's noise: (seed, step), or one number that torch draws.
+
+    Raises:
+        ValueError: For a seed without a step, and a step beside a generator.
+    """
+    if step is None:
+        if seed is not None:
+            raise ValueError(f"seed={seed} without step: every step would draw the same masks")
+        device = "cpu" if gen is None else gen.device
+        return (int(torch.randint(2**63 - 1, (), generator=gen, device=device)),)
+    if gen is not None:
+        raise ValueError("noise comes from (seed, step) or from a generator: give one of them")
+    return (seed or 0, "step", *(step if isinstance(step, tuple | list) else (step,)))
 
 
 class Noise(NamedTuple):

@@ -123,8 +123,7 @@ def reverse_kl(log_q: Tensor, log_reward: Tensor) -> Tensor:
         (B,), in nats.
     """
     cost = (log_q - log_reward).detach()
-    count = len(cost)
-    advantage = (cost - cost.mean(0)) * count / (count - 1)  # cost − mean of the others
+    advantage = (cost - cost.mean(0)) * len(cost) / (len(cost) - 1)  # cost − mean of the others
     surrogate = (advantage * log_q).mean(0)
     return cost.mean(0) + surrogate - surrogate.detach()
 

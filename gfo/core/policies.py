@@ -139,8 +139,7 @@ class LayerwisePolicy(nn.Module):
 
     def evaluate(self, layer: int, context: Context) -> Tensor:
         """What the network of one site says of its inputs."""
-        net = self.nets[layer]
-        return net(like_weights(self.inputs(context), net))
+        return self.nets[layer](like_weights(self.inputs(context), self.nets[layer]))
 
     def forward(
         self, layer: int, context: Context, mask: Tensor | None, draw: Draw | Any = None
@@ -250,6 +249,4 @@ class LogZ(nn.Module):
         return self.net(inputs).squeeze(1).float()  # (B, 1) -> (B,)
 
 
-POLICIES = Registry("policy")
-POLICIES["layerwise"] = LayerwisePolicy
-POLICIES["unitwise"] = UnitwisePolicy
+POLICIES = Registry("policy", {"layerwise": LayerwisePolicy, "unitwise": UnitwisePolicy})

@@ -3,28 +3,27 @@
 Inputs go to the device of the network, results come back to the device of the inputs.
 """
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gfo.core.attached import Attached
-from gfo.core.batch import device_of, leaves, repeat_rows, row_slice, rows, to_device
-from gfo.core.checks import check_counts, check_masks, check_net, check_x, check_y
+from gfo.core.batch import device_of, leaves, repeat_rows, row_slice, rows, to_device, tree_map
+from gfo.core.blocks import block_rows, fold_of, in_blocks, inputs, is_loader
+from gfo.core.checks import check_counts, check_finite, check_masks, check_net, check_x, check_y
 from gfo.core.ensemble import Ensemble
-from gfo.core.masked_pass import masked_pass, noise_for, without_gradient
-from gfo.core.noise import Noise, draw_noise, generator
+from gfo.core.masked_pass import Pass, masked_pass, noise_for, without_gradient
+from gfo.core.noise import draw_noise, generator
 from gfo.core.prefix import Prefix
 from gfo.core.sites import eval_mode
 
-# Inputs per block: noise is drawn block by block, so that it cannot depend on chunking. Fewer
-# where the noise of a block would pass these bytes.
-ROWS, NOISE = 256, 2**30
 # Bytes of the largest activation that one folded pass may take. A GPU wants many rows at once; on a
 # CPU larger tensors leave the cache, and their memory goes back to the system after every pass.
-MEMORY, MEMORY_CPU = 512 * 2**20, 4 * 2**20
+MEMORY, MEMORY_CPU = 512 * 2**20, 2 * 2**20
 
 
 class Score(NamedTuple):
@@ -33,7 +32,7 @@ class Score(NamedTuple):
     Attributes:
         log_q: log q(z | x, y), of z under the posterior policy.
         log_p: log p(z | x), of z under the prior.
-        log_z: log Z(x, y), which at the optimum is log p(y | x).
+        log_z: log Z(x, y), which at the optimum is log Σ_z R(z).
         log_lik: log p(y | x, z).
     """
 
@@ -52,7 +51,7 @@ def sample(
 
     Args:
         net: What `attach` returned.
-        x: A batch.
+        x: A batch, of tensors or NumPy arrays.
         y: Its labels, or None.
         seed: Of the masks; None takes torch's global generator.
 
@@ -60,73 +59,102 @@ def sample(
         One 0/1 tensor per site in execution order, (B, C) or (B, T, C).
 
     Raises:
-        ValueError: On bad x or y.
+        ValueError: On bad x or y, and where the network answers NaN.
     """
     check_net(net)
-    check_x(net, x)
+    x = check_x(net, x)
     if y is not None:
-        check_y(net, x, y)
+        y = check_y(net, x, y)
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     back = leaves(x)[0].device
     x, y = to_device((x, y), device_of(net))
     noise = noise_for(net, rows(x), generator(seed, "sample", device=device_of(net)))
     out = without_gradient(net, x, y, noise=noise, source="test" if y is None else "q")
+    check_finite(net, out.logits, *out.q_logits, *out.p_logits)
     return [mask.expand(rows(x), *mask.shape[1:]).clone().to(back) for mask in out.masks]
 
 
-def score(net: Attached, x: Any, y: Tensor, masks: Sequence[Tensor]) -> Score:
+def score(net: Attached, x: Any, y: Any, masks: Sequence[Tensor]) -> Score:
     """Log-probabilities of given masks.
 
     log R(z) of the paper is log_lik + log_p.
 
     Args:
         net: What `attach` returned.
-        x: A batch.
-        y: Its labels.
-        masks: One per site, each (B, C) or (B, T, C), of 0 and 1.
+        x: A batch, of tensors or NumPy arrays, or a loader of batches (x, y).
+        y: Its labels, None for a loader's own.
+        masks: One per site, each (B, C) or (B, T, C), of 0 and 1; of a loader for all its rows.
 
     Returns:
         `Score(log_q, log_p, log_z, log_lik)`, each (B,), in nats; None where a method has none.
 
     Raises:
-        ValueError: On bad x, y or masks.
+        ValueError: On bad x, y or masks, and where the network answers NaN.
     """
     check_net(net)
-    check_x(net, x)
-    check_y(net, x, y)
+    if is_loader(x):
+        return _score_batches(net, x, y, masks)
+    x = check_x(net, x)
+    y = check_y(net, x, y)
     masks = check_masks(net, masks, (rows(x),))
     back = leaves(x)[0].device
     x, y, masks = to_device((x, y, masks), device_of(net))
     out = without_gradient(net, x, y, masks=masks)
     parts = (out.log_q, out.log_p, out.log_z, out.log_lik)
+    check_finite(net, *parts)
     return Score._make(t if t is None else t.expand(rows(x)).clone().to(back) for t in parts)
 
 
-def predict(net: Attached, x: Any, samples: int = 20, **how) -> Tensor:
-    """Mean class probabilities over masks of the test-time policy, (B, K).
+def _score_batches(net: Attached, loader: Iterable, y: Any, masks: Sequence[Tensor]) -> Score:
+    """`score` of the batches of a loader, one after the other."""
+    if y is not None:
+        raise ValueError("a loader yields its own labels: pass y=None")
+    found, done = [], 0
+    for item in loader:
+        x, rest = inputs(net, item)
+        if not rest:
+            raise ValueError("score needs labels: pass a loader of batches (x, y)")
+        part = [mask[done : done + rows(x)] for mask in masks]
+        found.append(score(net, x, rest[0], part))
+        done += rows(x)
+    if not found or any(len(mask) != done for mask in masks):
+        raise ValueError(f"masks have {[len(m) for m in masks]} rows, the loader yields {done}")
+    return Score._make(None if p[0] is None else torch.cat(p) for p in zip(*found, strict=True))
 
-    The same call gives the same answer: masks come from `seed` (0 by default).
+
+def predict(net: Attached | Ensemble, x: Any, samples: int = 20, **how) -> Tensor:
+    """Mean of the predictive over masks of the test-time policy.
+
+    Class probabilities (B, K), or what else the likelihood has for a mean (`Likelihood.mean`).
+
+    The same call gives the same answer: masks come from `seed` (0 by default). Answers are summed
+    block by block in float64, so memory does not grow with samples × inputs × classes, and the mean
+    of float32 probabilities is right to 1e-7.
 
     Args:
         net: What `attach` returned, or an ensemble.
-        x: A batch.
+        x: A batch, or a loader: see `sample_logits`.
         samples: How many masks.
         **how: As in `sample_logits`.
 
     Raises:
-        ValueError: On bad x, samples < 1 or bad masks.
+        ValueError: On bad x, samples < 1 or bad masks, and where the network answers NaN.
     """
-    logits = sample_logits(net, x, samples, **how)
-    return net.likelihood.probs(logits).mean(0)
+
+    def mean(member: Attached, parts: Iterable[Tensor], count: int) -> Tensor:
+        wide = torch.float32 if device_of(member).type == "mps" else torch.float64
+        total = sum(member.likelihood.mean(one).to(wide) * len(one) for one in parts)
+        return torch.as_tensor(total / count).float()[None]
+
+    return torch.cat(_answers(net, x, samples, mean, **how)).mean(0)
 
 
-@torch.no_grad()
 def sample_logits(
-    net: Attached,
+    net: Attached | Ensemble,
     x: Any,
     samples: int = 20,
     *,
-    masks: Sequence[Tensor] | None = None,
+    masks: str | Sequence[Tensor] = "own",
     seed: int = 0,
     memory: int | None = None,
 ) -> Tensor:
@@ -137,90 +165,140 @@ def sample_logits(
 
     Args:
         net: What `attach` returned, or an ensemble.
-        x: A batch.
-        samples: S, how many masks.
-        masks: Given ones instead, one per site, each (S, B, C) or (S, B, T, C).
+        x: A batch of tensors or NumPy arrays (the answer to arrays is a tensor on the CPU), or a
+            DataLoader or other iterable of batches, of x or of (x, …), whose rows are answered as
+            if they came in one batch. Lengths and sizes may vary where model and sites allow it.
+        samples: S.
+        masks: "own", each row has masks of its own, drawn by its place: the same input further
+            down has others. "shared", the rows of a call share their random numbers, so that an
+            answer depends on its input alone (where the policy does not read the input, they share
+            the mask). Or given ones, one per site, each (S, B, C) or (S, B, T, C).
         seed: Of the masks.
         memory: Bytes that the largest activation of a folded pass may take, 512 MiB by default,
-            4 MiB on a CPU; it changes the speed, not the answer. Where the GPU runs out, half as
+            2 MiB on a CPU; it changes the speed, not the answer. Where the GPU runs out, half as
             many masks are folded, with a warning.
 
     Raises:
-        ValueError: On bad x, samples < 1 or bad masks.
+        ValueError: On bad x, samples < 1 or bad masks, and where the network answers NaN.
     """
+
+    def join(member: Attached, parts: Iterable[Tensor], count: int) -> Tensor:
+        return torch.cat(list(parts))
+
+    each = _answers(net, x, samples, join, masks=masks, seed=seed, memory=memory)
+    if isinstance(masks, str | None):  # (1, B, K) -> (S', B, K) where no mask is drawn
+        each = [logits.expand(-(-samples // len(each)), *logits.shape[1:]) for logits in each]
+    if len(each) == 1:
+        return each[0]
+    return torch.stack(each, 1).flatten(0, 1)  # (S', M, B, K) -> (S'·M, B, K)
+
+
+def _answers(net: Any, x: Any, samples: int, reduce: Callable, **how) -> list[Tensor]:
+    """The answer of each member of an ensemble to its share of the masks, or of the one network."""
+    drawn = isinstance(how.get("masks"), str | None)
+    members = net.nets if drawn and isinstance(net, Ensemble) else [net]
     check_counts(samples=samples)
-    if isinstance(net, Ensemble) and masks is None:
-        share = -(-samples // len(net.nets))
-        parts = [sample_logits(member, x, share, seed=seed, memory=memory) for member in net.nets]
-        return torch.stack(parts, 1).flatten(0, 1)  # (S', M, B, K) -> (S'·M, B, K)
+    share = -(-samples // len(members))
+    return [_answer(member, x, share, reduce, **how) for member in members]
+
+
+@torch.no_grad()
+def _answer(
+    net: Any,
+    x: Any,
+    samples: int,
+    reduce: Callable[[Attached, Iterable[Tensor], int], Tensor],
+    *,
+    masks: Any = "own",
+    seed: int = 0,
+    memory: int | None = None,
+) -> Tensor:
+    """`reduce` of each block's logits, parts (s, b, K) of S masks, joined: (…, B, K)."""
     check_net(net)
-    check_x(net, x)
-    if masks is not None:
-        samples = len(masks[0]) if len(masks) else samples
-        check_counts(samples=samples)
-        masks = check_masks(net, masks, (samples, rows(x)))
-    elif samples > 1 and not net.method.stochastic:
-        one = sample_logits(net, x, 1, seed=seed, memory=memory)
-        return one.expand(samples, -1, -1)  # (1, B, K) -> (S, B, K)
-    device, blocks = device_of(net), []
-    memory = memory or (MEMORY_CPU if device.type == "cpu" else MEMORY)
+    given: Any = None if isinstance(masks, str | None) else masks
+    if given is None and masks not in ("own", "shared", None):
+        raise ValueError(f"masks={masks!r} is none of 'own', 'shared' or a list of masks")
+    if given is not None and is_loader(x):
+        raise ValueError("masks are given for one batch: pass x as one, not a loader")
+    if given is not None and len(given):
+        samples = len(given[0])
+    elif not net.method.stochastic:
+        samples = 1
+    device, back, found = device_of(net), None, []
+    memory = (MEMORY_CPU if device.type == "cpu" else MEMORY) if memory is None else memory
+    check_counts(samples=samples, memory=memory)
     step = block_rows(net, samples)
-    with eval_mode(net):
-        for block, start in enumerate(range(0, rows(x), step)):
-            part = to_device(row_slice(x, start, step), device)
-            if masks is not None:
-                given = to_device([m[:, start : start + step] for m in masks], device)
-                draws: dict[str, Any] = {"masks": given}
+    if is_loader(x):  # whose own code runs outside the lock
+        batches, turn = (check_x(net, inputs(net, item)[0]) for item in x), contextlib.nullcontext()
+    else:
+        batches, turn = [check_x(net, x)], net.exclusive()
+        if given is not None:
+            given = check_masks(net, given, (samples, rows(batches[0])))
+    with turn:
+        for block, part in enumerate(in_blocks(batches, step)):
+            back, part = back or leaves(part)[0].device, to_device(part, device)
+            if given is None:
+                draws = _draws(net, samples, part, seed, block, masks == "shared", memory)
             else:
-                draws = {"noise": _test_noise(net, samples, rows(part), seed, block)}
-            blocks.append(_block_logits(net, part, samples, draws, memory))
-    return torch.cat(blocks, 1).to(leaves(x)[0].device)
+                own = [mask[:, block * step :][:, : rows(part)].to(device) for mask in given]
+                draws = [(samples, {"masks": own, "source": "given"})]
+            with net.exclusive(), eval_mode(net):
+                found.append(reduce(net, _block_logits(net, part, draws, memory), samples))
+    if not found:
+        raise ValueError("the loader yields no batch: pass at least one row")
+    answer = torch.cat(found, 1).to(back)
+    check_finite(net, answer)
+    return answer
 
 
-def block_rows(net: Attached, samples: int) -> int:
-    """How many inputs share a block of a prediction from so many masks."""
-    bits = sum(site.width * (site.tokens or 1) for site in net.sites)
-    return max(1, min(ROWS, NOISE // (4 * samples * bits)))
+def _block_logits(net: Attached, x: Any, draws: Iterable, memory: int) -> Iterator[Tensor]:
+    """One block of inputs under each of its masks, in parts (s, b, K): as many samples folded at a
+    time as memory allows."""
+    prefix, fold = Prefix(net, x), fold_of(net, x, memory)
+    for samples, drawn in draws:
+        done = 0
+        while done < samples:
+            count = min(fold, samples - done)
+            now = tree_map(lambda t: t.flatten(0, 1), row_slice(drawn, done, count))  # (s·b, ...)
+            try:
+                with prefix.replay(count):
+                    out = masked_pass(net, repeat_rows(x, count), **now)
+            except torch.cuda.OutOfMemoryError:
+                if count == 1:
+                    raise
+                fold = count // 2
+                warnings.warn(f"out of memory: folding {fold} masks at a time", stacklevel=2)
+                continue
+            yield _spoilt(out).unflatten(0, (count, rows(x)))  # (S·b, K) -> (S, b, K)
+            done += count
 
 
-def _block_logits(net: Attached, x: Any, samples: int, draws: dict, memory: int) -> Tensor:
-    """(S, b, K): one block of inputs, as many samples folded at a time as memory allows."""
-    prefix = Prefix(net, x)
-    source = "given" if "masks" in draws else "test"
-    fold = max(1, memory // (net.spec.row_bytes * rows(x)))
-    parts, done = [], 0
-    while done < samples:
-        count = min(fold, samples - done)
-        now = {key: _fold(value, done, count) for key, value in draws.items()}
-        try:
-            with prefix.replay(count):
-                out = masked_pass(net, repeat_rows(x, count), source=source, **now)
-        except torch.cuda.OutOfMemoryError:
-            if count == 1:
-                raise
-            fold = count // 2
-            warnings.warn(f"out of memory: folding {fold} masks at a time instead", stacklevel=2)
-            continue
-        parts.append(out.logits.unflatten(0, (count, rows(x))))  # (S·b, K) -> (S, b, K)
-        done += count
-    return torch.cat(parts)
+def _spoilt(out: Pass) -> Tensor:
+    """The logits of a pass; NaN where a policy was, of whose NaN the mask, all 0, says nothing."""
+    logits = out.logits
+    for policy in (*out.q_logits, *out.p_logits):
+        if policy is not None:
+            logits = logits.masked_fill(policy.isnan().any(), torch.nan)
+    return logits
 
 
-def _fold(values: Any, first: int, count: int) -> Any:
-    """Samples first … first+count of tensors (S, b, ...), folded to (count·b, ...)."""
-    if isinstance(values, Noise):
-        return Noise(_fold(values.u, first, count), _fold([values.explore], first, count)[0])
-    return [v[first : first + count].flatten(0, 1) for v in values]  # (S, b, ...) -> (S·b, ...)
+def _draws(
+    net: Attached, samples: int, x: Any, seed: int, block: int, shared: bool, memory: int
+) -> Iterator[tuple[int, dict]]:
+    """(s, noise) of one block, tensors (s, b, ...): the same for every block if masks are shared.
 
-
-def _test_noise(net: Attached, samples: int, batch: int, seed: int, block: int) -> Noise:
-    """Noise of one block, tensors (S, b, ...): the same for every block if the mask is shared."""
-    shared = net.method.shared
-    gen = generator(seed, "predict", 0 if shared else block, device=device_of(net))
-    flat = draw_noise(net.sites, samples * (1 if shared else batch), gen)
+    A CPU draws numbers one after the other, so it draws no more at a time than one pass folds; a
+    GPU, whose numbers depend on how many it draws, draws those of the block at once.
+    """
+    shared, batch, device = shared or net.method.shared, rows(x), device_of(net)
+    gen = generator(seed, "predict", 0 if shared else block, device=device)
+    most = min(samples, fold_of(net, x, memory)) if device.type == "cpu" else samples
+    drawn = 1 if shared else batch
 
     def shape(t: Tensor) -> Tensor:
-        t = t.unflatten(0, (samples, -1))  # (S·b, ...) -> (S, b, ...)
-        return t.expand(samples, batch, *t.shape[2:])
+        return t.unflatten(0, (-1, drawn)).expand(-1, batch, *t.shape[1:])  # -> (s, b, ...)
 
-    return Noise([shape(u) for u in flat.u], shape(flat.explore))
+    for first in range(0, samples, most):
+        count = min(most, samples - first)
+        noise = tree_map(shape, draw_noise(net.sites, count * drawn, gen))
+        yield count, {"noise": noise, "source": "test"}

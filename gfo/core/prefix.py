@@ -8,14 +8,14 @@ folded rows, where those modules give their kept rows, repeated, instead of comp
 
 import contextlib
 from collections.abc import Iterator
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gfo.core.attached import Attached
-from gfo.core.batch import call, device_of, leaves, repeat_rows, to_device, tree_map
-from gfo.core.sites import eval_mode
+from gfo.core.batch import call, leaves, repeat_rows, tree_map
 
 
 class _Reached(Exception):
@@ -52,30 +52,6 @@ class Prefix:
         return swapped({m: give(outs, m.forward) for m, outs in self.kept.items()})
 
 
-def replays(net: Attached, example: Any) -> bool:
-    """Whether a network gives with a replayed prefix what it gives in one plain pass.
-
-    It does not where a module that is not run again would have done more than return a tensor, such
-    as append its output to a list; then nothing can be kept. Masks play no part here.
-    """
-    example = to_device(example, device_of(net))
-
-    def logits(x: Any) -> Tensor:
-        with net.handling(lambda layer, h, real: h):
-            return net.logits(call(net.model, x))
-
-    with eval_mode(net), torch.no_grad():
-        want = logits(repeat_rows(example, 2))
-        try:
-            with Prefix(net, example).replay(2):
-                got = logits(repeat_rows(example, 2))
-        except Exception:  # whatever a model raises that misses what it left behind
-            return False
-    # only rounding may differ: of another algorithm, coarse in TF32, coarser in half precision
-    near = 5e-3 if want.dtype in (torch.float32, torch.float64) else 3e-2
-    return got.shape == want.shape and bool((got - want).abs().max() <= near * want.abs().max())
-
-
 def finished(net: Attached, x: Any) -> list[tuple[nn.Module, Tensor | None]]:
     """Run the network up to its first site; the modules that returned, in order: see `Prefix`."""
     log: list[tuple[nn.Module, Tensor | None]] = []
@@ -85,12 +61,11 @@ def finished(net: Attached, x: Any) -> list[tuple[nn.Module, Tensor | None]]:
             start, given = len(log), leaves((args, kwargs))
             before = [t._version for t in given]
             output = original(*args, **kwargs)
-            if [t._version for t in given] != before or any(output is t for t in given):
-                log.append((module, None))
-                return output
-            del log[start:]
+            again = [t._version for t in given] != before or any(output is t for t in given)
+            if not again:
+                del log[start:]
             # a copy: what the model does to its output in place, it does again on replay
-            log.append((module, output.clone()))
+            log.append((module, None if again else output.clone()))
             return output
 
         return forward
@@ -108,10 +83,14 @@ def finished(net: Attached, x: Any) -> list[tuple[nn.Module, Tensor | None]]:
 
 @contextlib.contextmanager
 def swapped(forwards: dict[nn.Module, Any]) -> Iterator[None]:
-    """Give modules another `forward` inside the block."""
-    own = {module: module.__dict__.get("forward") for module in forwards}
+    """Give modules another `forward` inside the block, and in this thread alone."""
+    own, me = {module: module.__dict__.get("forward") for module in forwards}, get_ident()
+
+    def here(forward: Any, original: Any) -> Any:
+        return lambda *args, **how: (forward if get_ident() == me else original)(*args, **how)
+
     for module, forward in forwards.items():
-        module.__dict__["forward"] = forward
+        module.__dict__["forward"] = here(forward, module.forward)
     try:
         yield
     finally:

@@ -1,17 +1,23 @@
 """Files: a network with its masks, written atomically, read back without running code."""
 
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from gfo.core import __version__
 from gfo.core.attached import Attached, check_bare, put_masks
 from gfo.core.checks import check_net
 from gfo.core.files import write_atomically
-from gfo.core.likelihood import Categorical
+from gfo.core.likelihood import Categorical, Likelihood
 from gfo.core.registry import METHODS
 from gfo.core.sites import Site, Spec
+
+FORMAT = 1  # of files; those without one, written before, have no digest either
 
 
 def describe(net: Attached) -> dict[str, Any]:
@@ -30,23 +36,61 @@ def _plain(value: Any) -> Any:
 
 
 def save(net: Attached, path: str | Path) -> None:
-    """Write weights, buffers, sites and method of `net` to `path`.
+    """Write weights, buffers, sites and method of `net` to `path`, with a digest of them.
 
     Raises:
-        ValueError: Where `load` would make another method of it: one whose class is in no registry.
+        ValueError: Where `load` could not make the same of it (a method whose class is in no
+            registry, a quantised module), and where the disk is full.
     """
     check_net(net)
-    method = net.method
-    if type(METHODS[method.name](**method.config)) is not type(method):
-        raise ValueError(
-            f"{type(method).__name__} is not registered, {method.name!r} is another class: give it "
-            "a name of its own with @METHODS.register"
-        )
-    content = {"gfo": describe(net), "state": net.state_dict()}
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    method, kind = net.method, type(net.method)
+    if type(METHODS[method.name](**method.config)) is not kind:
+        other = f"{kind.__name__} is not registered, {method.name!r} is another class"
+        raise ValueError(f"{other}: give it a name of its own with @METHODS.register")
+    with net.exclusive():
+        write_content(path, {"gfo": describe(net), "state": plain_state(net)})
 
 
-def load(path: str | Path, model: nn.Module, *, likelihood: Any = None) -> Attached:
+def write_content(path: str | Path, content: dict) -> None:
+    """Write what `read` reads back, with the format's version and a digest of it all."""
+    content = {"format": FORMAT} | content
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # Python's own says why it fails, torch's does not
+            torch.save(content | {"digest": digest(content)}, file)
+
+    write_atomically(path, write)
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of nested dicts, lists and tuples of tensors and plain values, in their order."""
+    seen = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            seen.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            seen.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        elif isinstance(value, Mapping | list | tuple):
+            seen.update(f"{len(value)} of".encode())
+            for part in value.items() if isinstance(value, Mapping) else value:
+                add(part)
+        else:
+            seen.update(repr(value).encode())
+
+    add(content)
+    return seen.hexdigest()
+
+
+def plain_state(net: Attached) -> dict[str, Tensor]:
+    """The state of a network; ValueError where a part of it is no plain tensor."""
+    state = net.state_dict()
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.is_quantized:
+            raise ValueError(f"{key!r} is no plain tensor: save and load before it is quantised")
+    return state
+
+
+def load(path: str | Path, model: nn.Module, *, likelihood: Likelihood | None = None) -> Attached:
     """Read what `save` wrote.
 
     Args:
@@ -64,41 +108,66 @@ def load(path: str | Path, model: nn.Module, *, likelihood: Any = None) -> Attac
     """
     content = read(path)
     about = content["gfo"]
-    net = model if isinstance(model, Attached) else _attach_as(about, model, likelihood)
-    try:
+    with _understood(path), contextlib.ExitStack() as undo:
+        if isinstance(model, Attached):
+            net = model
+        else:
+            net = undo.enter_context(_attach_as(about, model, likelihood))
         check_same(about, describe(net), path)
         load_state(net, content["state"], path)
-    except ValueError:
-        if net is not model:
-            net.detach()
-        raise
+        undo.pop_all()
     return net
 
 
-def read(path: str | Path) -> dict:
+@contextlib.contextmanager
+def _understood(path: str | Path) -> Iterator[None]:
+    """Say in one line that a file holds something else than it should."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        what = f"{str(path)!r} does not hold what this gfo {__version__} writes ({said})"
+        raise ValueError(f"{what}: use the version that wrote it, or save again") from None
+
+
+def read(path: str | Path, *keys: str) -> dict:
     """The content of a gfo file.
+
+    Args:
+        path: The file.
+        keys: What it has to hold besides what it is of, and the state.
 
     Raises:
         FileNotFoundError: Where there is no such file.
-        ValueError: Where it is damaged or no gfo file.
+        ValueError: Where it is damaged, no gfo file or of a later format.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {str(path)!r}: save one first with gfo.save(net, path)")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(
-            f"{str(path)!r} is damaged or no gfo file ({type(error).__name__})"
-        ) from None
+        said = type(error).__name__
+        raise ValueError(f"{str(path)!r} is damaged or no gfo file ({said})") from None
     if not isinstance(content, dict) or "gfo" not in content:
         raise ValueError(f"{str(path)!r} was not written by gfo.save")
+    if (written := content.get("format", 0)) not in (0, FORMAT):
+        raise ValueError(f"{str(path)!r} has format {written!r}: use a later gfo")
+    if written and content.pop("digest", None) != digest(content):
+        raise ValueError(f"{str(path)!r} is damaged (wrong digest): take another copy")
+    for key in ("state", *keys):
+        if key not in content:
+            raise ValueError(f"{str(path)!r} lacks {key!r}: it was cut down, save again")
+    with _understood(path):  # the spec as it would be today
+        content["gfo"] |= {"spec": _plain(spec_of(content["gfo"]["spec"]))}
     return content
 
 
 def check_same(there: dict, here: dict, path: str | Path) -> None:
     """Raise ValueError naming the first entry in which a file and this network differ."""
-    for key in here | there:
+    for key in sorted(here | there, key=lambda key: key != "likelihood"):  # the rest follows it
         one, other = (side.get(key, "the default") for side in (there, here))
+        if key == "spec":  # of which what it takes, not what `attach` found may be shared
+            one, other = ([*spec[:4], *spec[6:8]] for spec in (one, other))
         if one == other:
             continue
         if isinstance(one, dict) and isinstance(other, dict):  # the entries that differ
@@ -109,25 +178,30 @@ def check_same(there: dict, here: dict, path: str | Path) -> None:
 
 def load_state(net: Attached, state: dict, path: str | Path) -> None:
     """Load weights that have the shapes of this network's; ValueError, before one moves, if not."""
-    mine = {k: tuple(v.shape) for k, v in net.state_dict().items()}
-    there = {k: tuple(v.shape) for k, v in state.items()}
-    for key in mine | there:  # before a weight moves: torch copies what fits, then complains
-        if mine.get(key) != there.get(key):
-            raise ValueError(
-                f"{str(path)!r} holds another architecture: {key} is {there.get(key)} there, "
-                f"{mine.get(key)} here"
-            )
-    net.load_state_dict(state)
+    here, there = ({k: tuple(v.shape) for k, v in s.items()} for s in (plain_state(net), state))
+    for key in here | there:  # before a weight moves: torch copies what fits, then complains
+        if (one := there.get(key)) != (other := here.get(key)):
+            what = f"{key} is {one} there, {other} here"
+            raise ValueError(f"{str(path)!r} holds another architecture: {what}")
+    with net.exclusive():
+        net.load_state_dict(state)
+
+
+def spec_of(plain: list) -> Spec:
+    """The spec in a file; one written before a field was there gets its default."""
+    spec = Spec(*plain)
+    return spec._replace(
+        sites=tuple(Site(*site) for site in spec.sites),
+        shapes=tuple(map(tuple, spec.shapes)),
+        batched=tuple(spec.batched),
+        outputs=tuple(spec.outputs) or (spec.classes,),
+    )
 
 
 def _attach_as(about: dict, model: nn.Module, likelihood: Any) -> Attached:
-    sites, classes, shapes, x_size, row_bytes, batched, output = about["spec"]
-    for name, *_ in sites:
-        if name not in dict(model.named_modules()):
-            raise ValueError(f"the file has a site {name!r}, which this model lacks")
-    spec = Spec(
-        tuple(Site(*site) for site in sites), classes, tuple(tuple(s) for s in shapes),
-        x_size, row_bytes, tuple(batched), output,
-    )  # fmt: skip
+    spec, modules = spec_of(about["spec"]), dict(model.named_modules())
+    for site in spec.sites:
+        if site.name not in modules:
+            raise ValueError(f"the file has a site {site.name!r}, which this model lacks")
     check_bare(model)
     return put_masks(model, spec, METHODS[about["method"]](**about["config"]), likelihood)

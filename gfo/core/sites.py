@@ -2,19 +2,19 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gfo.core.batch import call, device_of, features, leaves, repeat_rows, rows, to_device
+from gfo.core.axes import Axes, Channels, usual_letters
+from gfo.core.batch import Tokens, call, device_of, features, leaves, repeat_rows, rows, to_device
+from gfo.core.site_checks import check_site, check_together
 
 LOG_Z_MAX_INPUT = 4096  # log Z reads x itself up to this many numbers per example
-DEFAULT_AXES = {2: "BC", 3: "BTC", 4: "BCHW"}
-# Modules whose output of three axes has the channels in the middle: a mask bit per channel.
-CHANNELS_FIRST = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
 
 
 class Site(NamedTuple):
@@ -33,22 +33,21 @@ class Site(NamedTuple):
     width: int
     tokens: int | None
 
+    @property
+    def order(self) -> list[int]:
+        """The output's axes, those of B, T and C first."""
+        return sorted(range(len(self.axes)), key=lambda i: "BTC".find(self.axes[i]) % 4)
+
     def pool(self, h: Tensor) -> Tensor:
         """An activation as generators read it: (B, C) or (B, T, C), mean over shared axes."""
         shared = [i for i, a in enumerate(self.axes) if a not in "BTC"]
-        left = [a for a in self.axes if a in "BTC"]
-        h = h.mean(shared) if shared else h
-        order = [left.index(a) for a in "BTC" if a in left]
-        return h if order == sorted(order) else h.permute(order)  # -> (B, C) or (B, T, C)
+        h = h.mean(shared, keepdim=True) if shared else h
+        return h.permute(self.order)[(..., *[0] * len(shared))]
 
     def spread(self, mask: Tensor) -> Tensor:
         """A mask (B, C) or (B, T, C) in a shape that broadcasts over the module's output."""
-        names = [a for a in "BTC" if a in self.axes]
-        left = [a for a in self.axes if a in "BTC"]
-        if names != left:
-            mask = mask.permute([names.index(a) for a in left])
-        index = tuple(slice(None) if a in "BTC" else None for a in self.axes)
-        return mask[index]  # (B, C) -> e.g. (B, C, 1, 1)
+        mask = mask[(..., *[None] * (len(self.axes) - mask.dim()))]  # (B, C) -> e.g. (B, C, 1, 1)
+        return mask.movedim(list(range(mask.dim())), self.order)
 
 
 class Spec(NamedTuple):
@@ -56,12 +55,14 @@ class Spec(NamedTuple):
 
     Attributes:
         sites: In execution order.
-        classes: K, how many there are.
+        classes: Numbers that policies and log Z read of y: K for labels.
         shapes: Of each input tensor, without the batch axis.
         x_size: Numbers per example of `features`, where x has few floats.
         row_bytes: Of the largest activation of one example.
         batched: Modules whose output is a tensor with the batch on axis 0.
         output: Where the logits are in the model's output.
+        outputs: Shape of one example's outputs, (K, …).
+        folds: Whether rows do not act on each other, so that masks may be folded into the batch.
     """
 
     sites: tuple[Site, ...]
@@ -71,6 +72,8 @@ class Spec(NamedTuple):
     row_bytes: int
     batched: tuple[str, ...]
     output: str | int | None
+    outputs: tuple[int, ...] = ()
+    folds: bool = True
 
     @property
     def has_tokens(self) -> bool:
@@ -93,28 +96,38 @@ def find_sites(model: nn.Module, sites: str | Sequence[str]) -> list[str]:
 
     Raises:
         ValueError: For a pattern that matches nothing, a name that is no module's or a module's
-            second one, and for no names; the nearest name is given.
+            second one, and for no names; the nearest name is given. Where a pattern matches a
+            module and one inside it, and for TorchScript.
     """
-    known = [name for name, _ in model.named_modules() if name]
-    first = {module: name for name, module in model.named_modules()}
-    again = dict(model.named_modules(remove_duplicate=False))
+    first = {module: name for name, module in model.named_modules() if name}
+    known, again = list(first.values()), dict(model.named_modules(remove_duplicate=False))
     if isinstance(sites, str):
-        found = [name for name in known if fnmatchcase(name, sites)]
-        if not found:
-            near = difflib.get_close_matches(sites, known, n=1, cutoff=0.0)
-            raise ValueError(f"sites={sites!r} matches no module; nearest name: {near}")
-        return found
-    for name in sites:
+        names = [name for name in known if fnmatchcase(name, sites)] or [sites]
+    else:
+        names = list(dict.fromkeys(sites))
+    if not names:
+        raise ValueError("sites is empty: name at least one module, or one pattern")
+    for name in names:
         if name in again and name not in known:
             raise ValueError(
                 f"{name!r} is a second name of module {first[again[name]]!r}: use that"
             )
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise ValueError(f"the model has no module {name!r}; nearest name: {near}")
-    if not sites:
-        raise ValueError("sites is empty: name at least one module, or one pattern")
-    return list(dict.fromkeys(sites))
+            raise ValueError(f"sites={sites!r} matches no module {name!r}; nearest name: {near}")
+    for name in names:
+        outer = next((o for o in names if name.startswith(f"{o}.")), None)
+        if outer is not None and isinstance(sites, str):
+            raise ValueError(
+                f"sites={sites!r} matches {outer!r} and {name!r} inside it, whose masks would act "
+                "on masked activations: match no container, or name the modules"
+            )
+        if isinstance(model.get_submodule(name), torch.jit.ScriptModule):
+            raise ValueError(
+                f"site {name!r} is TorchScript, which takes no mask: choose a module outside "
+                "it, or attach before torch.jit.script"
+            )
+    return names
 
 
 def pick(output: Any, key: str | int | None) -> Tensor:
@@ -122,23 +135,35 @@ def pick(output: Any, key: str | int | None) -> Tensor:
 
     Args:
         output: What the model returned.
-        key: Their position in a tuple or key in a dict; None where the output is the logits.
+        key: Their position in a tuple or key in a dict; None where the output is the logits, or a
+            NamedTuple that has `logits`. A tensor is taken for them either way: some models return
+            more in train mode than in eval mode.
 
     Raises:
-        ValueError: If they are not a (B, K) tensor.
+        ValueError: If they are not a (B, K, …) tensor; it names the keys that there are.
     """
-    if key is not None:
+    found, fields = output, getattr(output, "_fields", ())
+    key = "logits" if key is None and "logits" in fields else key
+    if key is not None and not isinstance(output, Tensor):
         try:
-            output = output[key]
+            found = output[fields.index(key) if key in fields else key]
         except (KeyError, IndexError, TypeError):
-            raise ValueError(f"the model's output has nothing under output={key!r}") from None
-    if not isinstance(output, Tensor):
+            found = None
+    if not isinstance(found, Tensor):
         raise ValueError(
-            f"the model returns a {type(output).__name__}; say where its logits are: output=…"
+            f"the model returns a {type(output).__name__} without a tensor at output={key!r}"
+            f"{entries(output)}; say where its logits are: output=…"
         )
-    if output.dim() != 2:
-        raise ValueError(f"logits have shape {tuple(output.shape)}, need (B, K)")
-    return output
+    if found.dim() < 2:
+        raise ValueError(f"logits have shape {tuple(found.shape)}, need (B, K) or (B, K, …)")
+    return found
+
+
+def entries(output: Any) -> str:
+    """What the parts of a model's output are called, for a message."""
+    keys = output if isinstance(output, Mapping) else getattr(output, "_fields", ())
+    keys = list(keys) or (list(range(len(output))) if isinstance(output, tuple | list) else [])
+    return f", which has {', '.join(map(repr, keys))}" if keys else ""
 
 
 def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping, output) -> Spec:
@@ -163,32 +188,39 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
         if name not in names:
             raise ValueError(f"axes names {name!r}, which is not a site; sites: {', '.join(names)}")
     result, calls = trace(model, example)
-    _, double = trace(model, repeat_rows(example, 2))
+    with Channels() as channels:
+        again, double = trace(model, repeat_rows(example, 2))
+    called = [name for name, _ in calls]
+    if called != [name for name, _ in double]:
+        raise ValueError("the model runs other modules in each pass: switch skipping layers off")
     for name in names:
-        check_site(name, [out for called, out in calls if called == name])
-    order = [called for called, _ in calls if called in names]
-    outputs = dict(calls)
-    sites = tuple(
-        describe(name, model.get_submodule(name), outputs[name], axes.get(name)) for name in order
-    )
-    for site in sites:
-        check_batch(site, outputs[site.name], dict(double)[site.name], rows(example))
+        check_site(name, [out for at, out in calls if at == name])
+    logits, outputs, doubled, batch = pick(result, output), dict(calls), dict(double), rows(example)
+    if (len(logits), len(pick(again, output))) != (batch, 2 * batch):
+        raise ValueError(
+            f"axis 0 of the logits, of shape {tuple(logits.shape)}, is not the batch of {batch}"
+        )
+    sites = []
+    for name in (name for name in called if name in names):
+        last = isinstance(model.get_submodule(name), Tokens)  # (B, T, C) by its definition
+        found = (2,) if last else channels.known.get(doubled[name]) or ()
+        sites.append(describe(name, outputs[name], doubled[name], found, axes.get(name), batch))
+    dropped = [name for name in names if doubled[name] in channels.dropped]
+    check_together({name: outputs[name] for name in names}, logits, dropped)
     floats = features(example, any(site.tokens for site in sites))
-    small = floats is not None and floats.shape[1] <= LOG_Z_MAX_INPUT
-    batch = rows(example)
-    growing = (
-        one.numel()
-        for (_, one), (_, two) in zip(calls, double, strict=True)
-        if plain(one) and plain(two) and two.numel() == 2 * one.numel()
-    )
+    x_size = 0 if floats is None else floats.shape[1]
+    pairs = [(name, one, two) for (name, one), (_, two) in zip(calls, double, strict=True)]
+    growth = [two.numel() - one.numel() for _, one, two in pairs if plain(one) and plain(two)]
+    fixed = {name for name, one, two in pairs if not grows(one, two, batch)}
     return Spec(
-        sites=sites,
-        classes=pick(result, output).shape[1],
+        sites=tuple(sites),
+        classes=logits.shape[1],
         shapes=tuple(tuple(t.shape[1:]) for t in leaves(example)),
-        x_size=floats.shape[1] if floats is not None and small else None,
-        row_bytes=4 * max(growing, default=0) // batch or 1,
-        batched=batched_modules(calls, double, batch),
+        x_size=x_size if 0 < x_size <= LOG_Z_MAX_INPUT else None,
+        row_bytes=4 * max(growth, default=0) // batch or 1,
+        batched=tuple(name for name in outputs if name not in fixed),
         output=output,
+        outputs=tuple(logits.shape[1:]),
     )
 
 
@@ -200,16 +232,23 @@ def plain(output: Any) -> bool:
 def trace(model: nn.Module, x: Any) -> tuple[Any, list[tuple[str, Any]]]:
     """Run `model` on x without leaving a mark; return its output and each (module, output)."""
     calls: list[tuple[str, Any]] = []
-    handles = [
-        module.register_forward_hook(lambda m, a, out, name=name: calls.append((name, out)))
-        for name, module in model.named_modules()
-    ]
-    try:
-        with eval_mode(model), torch.no_grad():
-            return call(model, x), calls
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def keep(name: str, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        calls.append((name, out))
+
+    with hooked(model, nn.Module.register_forward_hook, keep), eval_mode(model), torch.no_grad():
+        return call(model, x), calls
+
+
+@contextlib.contextmanager
+def hooked(model: nn.Module, register: Callable, hook: Callable) -> Iterator[None]:
+    """Inside the block each module has the hook, called with its name first; TorchScript takes
+    none."""
+    with contextlib.ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                hooks.enter_context(register(module, partial(hook, name), with_kwargs=True))
+        yield
 
 
 @contextlib.contextmanager
@@ -237,80 +276,48 @@ def preserve_buffers(module: nn.Module) -> Iterator[None]:
             m._buffers[name] = buffer
 
 
-def check_site(name: str, outputs: list) -> None:
-    """Raise ValueError unless a site's calls in one pass gave exactly one tensor."""
-    if not outputs:
-        raise ValueError(f"site {name!r} is never called on the example: choose a module that runs")
-    if len(outputs) > 1:
-        raise ValueError(
-            f"site {name!r} is called {len(outputs)} times in one pass: give each call a module"
-        )
-    if not isinstance(outputs[0], Tensor):
-        raise ValueError(
-            f"site {name!r} returns a {type(outputs[0]).__name__}, no tensor: choose a module "
-            "whose output is a tensor, such as the dropout behind it"
-        )
-    if outputs[0].is_nested:
-        raise ValueError(
-            f"site {name!r} returns a nested tensor: build nn.TransformerEncoder with "
-            "enable_nested_tensor=False"
-        )
-
-
-def usual_axes(module: nn.Module, h: Tensor) -> str | None:
-    """The axes of a module's output h, as far as its class and their number tell."""
-    if isinstance(module, CHANNELS_FIRST) and h.dim() == 3:
-        return "BCL"
-    return DEFAULT_AXES.get(h.dim())
-
-
-def describe(name: str, module: nn.Module, h: Tensor, axes: Sequence[str] | None) -> Site:
+def describe(
+    name: str, h: Tensor, doubled: Tensor, channels: Axes, axes: Sequence[str] | None, batch: int
+) -> Site:
     """A site's axes, width and tokens from its output on the example.
 
     Args:
         name: The site's name.
-        module: Its module.
         h: The module's output.
+        doubled: That on the doubled example.
+        channels: The axes that hold the channels, as far as they are known.
         axes: A letter per axis, None for the usual ones.
+        batch: The example's rows.
 
     Raises:
-        ValueError: Where the axes are not known, or do not fit the output.
+        ValueError: Where the axes are not known, or do not fit the output, or "B" is not the batch.
     """
-    letters = "".join(axes) if axes is not None else usual_axes(module, h)
+    shape, letters = tuple(h.shape), usual_letters(h, channels) if axes is None else "".join(axes)
     if letters is None:
-        raise ValueError(f"site {name!r} has shape {tuple(h.shape)}: name its axes with axes=…")
+        such = "BTC" if h.dim() == 3 else "BCHW"
+        raise ValueError(
+            f"site {name!r} has shape {shape}, and nothing tells which axis holds its channels: "
+            f"name its axes with axes={{{name!r}: {such!r}}}, say"
+        )
     if len(letters) != h.dim() or letters.count("B") != 1 or letters.count("C") != 1:
         raise ValueError(
-            f"axes {letters!r} do not fit site {name!r} of shape {tuple(h.shape)}: one letter per "
-            "axis, B and C once each"
+            f"axes {letters!r} do not fit site {name!r} of shape {shape}: one letter per axis, "
+            "B and C once each"
         )
-    tokens = h.shape[letters.index("T")] if "T" in letters else None
-    return Site(name, letters, h.shape[letters.index("C")], tokens)
-
-
-def check_batch(site: Site, one: Tensor, two: Tensor, batch: int) -> None:
-    """Raise ValueError unless axis "B" holds the example's rows, and twice those when doubled."""
-    axis = site.axes.index("B")
-    if (one.shape[axis], two.shape[axis]) != (batch, 2 * batch):
+    size, axis = dict(zip(letters, shape, strict=True)), letters.index("B")
+    if (size["B"], doubled.shape[axis]) != (batch, 2 * batch):
         raise ValueError(
-            f"axis {axis} of site {site.name!r}, of shape {tuple(one.shape)}, is not the batch of "
-            f"{batch}: name its axes with axes=…, or choose another module"
+            f"axis {axis} of site {name!r}, of shape {shape}, is not the batch of {batch}: name "
+            "its axes with axes=…, or choose another module"
         )
+    return Site(name, letters, size["C"], size.get("T"))
 
 
-def batched_modules(calls: list, double: list, batch: int) -> tuple[str, ...]:
-    """Modules whose every output is a tensor that grows with the batch on axis 0, and only there.
+def grows(one: Any, two: Any, batch: int) -> bool:
+    """Whether an output is a tensor that grows with the batch on axis 0, and only there.
 
-    Their rows may be computed once and repeated.
+    Its rows may be computed once and repeated.
     """
-    verdict: dict[str, bool] = {}
-    for (name, one), (_, two) in zip(calls, double, strict=True):
-        grows = (
-            plain(one)
-            and plain(two)
-            and one.dim() > 0
-            and one.shape[0] == batch
-            and two.shape == (2 * batch, *one.shape[1:])
-        )
-        verdict[name] = verdict.get(name, True) and grows
-    return tuple(name for name, fine in verdict.items() if fine)
+    if not plain(one) or not plain(two) or one.shape[:1] != (batch,):
+        return False
+    return two.shape == (2 * batch, *one.shape[1:])

@@ -1,17 +1,15 @@
 """Data sets, one file each, as tensors that stay on a device."""
 
-from pathlib import Path
-
 from gfo.core.registry import DATASETS
 from gfo.data import images
 from gfo.data.corruptions import corrupt
 from gfo.data.ood import outside
 from gfo.data.published import cifar_c
-from gfo.data.splits import Splits
+from gfo.data.splits import Root, Splits
 from gfo.data.transforms import crop_flip, random_labels, rotate
 
 
-def load(name: str = "digits", root: str | Path | None = None, seed: int = 0, **how) -> Splits:
+def load(name: str = "digits", root: Root = None, seed: int = 0, **how) -> Splits:
     """The data set `name`, split by `seed`.
 
     Args:

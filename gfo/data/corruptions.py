@@ -57,12 +57,10 @@ def corrupt(x: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
     if x.dim() != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"images have shape {tuple(x.shape)}, need (n, 1 or 3, height, width)")
     if not len(x) or float(x.min()) < 0 or float(x.max()) > 1:
-        raise ValueError("need at least one image, and raw pixels in [0, 1]: corrupt first, then "
-                         "normalise")  # fmt: skip
-    parts = [
-        change(part, severity, generator(seed, name, index, device=x.device))
-        for index, part in enumerate(x.split(CHUNK))
-    ]
+        raise ValueError("need images of raw pixels in [0, 1]: corrupt first, then normalise")
+    parts = []
+    for index, part in enumerate(x.split(CHUNK)):
+        parts.append(change(part, severity, generator(seed, name, index, device=x.device)))
     return torch.cat(parts)
 
 
@@ -104,9 +102,7 @@ def frost(x: Tensor, severity: int, gen: torch.Generator) -> Tensor:
     """Each image mixed with a crop of a frost texture, clipped; grey where x is grey."""
     image, texture = FROST[severity - 1]
     n, channels, height, width = x.shape
-    crops = torch.stack(
-        [crop(textures(), height, width, gen, x.device) for _ in range(n)]
-    )  # (n, 3, H, W)
+    crops = torch.stack([crop(textures(), height, width, gen) for _ in range(n)])  # (n, 3, H, W)
     crops = crops if channels == 3 else luminance(crops)
     return (image * x + texture * crops).clamp(0, 1)
 
@@ -152,17 +148,15 @@ def streaked(layer: Tensor, radius: int, sigma: float, degrees: Tensor) -> Tenso
     return total
 
 
-def crop(
-    choices: list[Tensor], height: int, width: int, gen: torch.Generator, device: torch.device
-) -> Tensor:
-    """A random crop (C, height, width) of one of several images."""
+def crop(choices: list[Tensor], height: int, width: int, gen: torch.Generator) -> Tensor:
+    """A random crop (C, height, width) of one of several images, on the device of `gen`."""
 
     def draw(high: int) -> int:
         return int(torch.randint(high, (), generator=gen, device=gen.device))
 
     chosen = choices[draw(len(choices))]
     top, left = draw(chosen.shape[1] - height + 1), draw(chosen.shape[2] - width + 1)
-    return chosen[:, top : top + height, left : left + width].to(device)
+    return chosen[:, top : top + height, left : left + width].to(gen.device)
 
 
 @functools.cache
@@ -173,9 +167,7 @@ def textures() -> list[Tensor]:
     try:
         folder = resources.files("torch_uncertainty_assets.frost")
     except ModuleNotFoundError:
-        raise FileNotFoundError(
-            "frost needs its textures: pip install torch-uncertainty-assets"
-        ) from None
+        raise FileNotFoundError("frost's textures: pip install torch-uncertainty-assets") from None
     found = []
     for name in sorted(f.name for f in folder.iterdir() if f.name.endswith(".jpg")):
         with (folder / name).open("rb") as file:

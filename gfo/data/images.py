@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from gfo.core.registry import DATASETS
-from gfo.data.splits import Part, Splits, data_root, fetch, split
+from gfo.data.splits import Part, Root, Splits, check_file, data_root, fetch, split
 
 
 @DATASETS.register("digits")
@@ -38,29 +38,42 @@ def digits_part(size: int, channels: int) -> Part:
 
 
 @DATASETS.register("mnist")
-def mnist(root: str | Path | None = None, seed: int = 0) -> Splits:
+def mnist(root: Root = None, seed: int = 0) -> Splits:
     """MNIST, 28×28: 50,000 to train, 5,000 to validate, 5,000 to tune (by seed), 10,000 to test."""
     root = data_root(root)
     pool, test = (_part(root, train) for train in (True, False))
     return split("mnist", pool, (50_000, 5_000, 5_000), test, 10, seed)
 
 
-def _part(root: Path, train: bool) -> Part:
-    from torchvision.datasets import MNIST  # takes two seconds: only where it is needed
+# SHA-256 of the unpacked files, which torchvision does not check (CIFAR's and SVHN's it does).
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
 
-    data = fetch("MNIST", root, "MNIST/raw", lambda: MNIST(str(root), train=train, download=True))
-    return data.data[:, None].float() / 255, data.targets.long()  # (n, 28, 28) -> (n, 1, 28, 28)
+
+def _part(root: Path, train: bool) -> Part:
+    from torchvision.datasets import mnist  # takes two seconds: only where it is needed
+
+    # as made by its constructor it would take a processed/ of old, unchecked, before the files
+    files: Any = mnist.MNIST.__new__(mnist.MNIST)
+    files.root = str(root)
+    fetch("MNIST", root, "MNIST/raw", files.download)
+    part = Path(files.raw_folder) / ("train" if train else "t10k")
+    paths = [Path(f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
+    for path in paths:
+        check_file(path, MNIST_SHA256[path.name], f"delete it, {path.name}.gz is unpacked anew")
+    images, labels = mnist.read_image_file(str(paths[0])), mnist.read_label_file(str(paths[1]))
+    return images[:, None].float() / 255, labels.long()  # (n, 28, 28) -> (n, 1, 28, 28)
 
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
 def cifar(
-    name: str,
-    root: str | Path | None = None,
-    seed: int = 0,
-    *,
-    sizes: Sequence[int] = (45_000, 2_500, 2_500),
+    name: str, root: Root = None, seed: int = 0, *, sizes: Sequence[int] = (45_000, 2_500, 2_500)
 ) -> Splits:
     """CIFAR, colour images 32×32, 10,000 to test.
 
@@ -74,14 +87,13 @@ def cifar(
     return split(name, pool, sizes, test, 10 if name == "cifar10" else 100, seed)
 
 
-def cifar_part(name: str, root: str | Path | None, train: bool) -> Part:
+def cifar_part(name: str, root: Root, train: bool) -> Part:
     """The 50,000 or the 10,000 raw images (n, 3, 32, 32), bytes, and labels, in their order."""
     from torchvision import datasets  # takes two seconds: only where it is needed
 
     root, kind = data_root(root), getattr(datasets, name.upper())
-    data = fetch(
-        kind.__name__, root, FOLDERS[name], lambda: kind(str(root), train=train, download=True)
-    )
+    read = partial(kind, str(root), train=train, download=True)
+    data = fetch(kind.__name__, root, FOLDERS[name], read)
     x = torch.from_numpy(data.data).permute(0, 3, 1, 2)  # (n, 32, 32, 3) -> (n, 3, 32, 32)
     return x.contiguous(), torch.tensor(data.targets, dtype=torch.long)
 
@@ -92,7 +104,7 @@ DATASETS["cifar100"] = partial(cifar, "cifar100")
 
 @DATASETS.register("svhn")
 def svhn(
-    root: str | Path | None = None, seed: int = 0, *, sizes: Sequence[int] = (65_000, 4_000, 4_000)
+    root: Root = None, seed: int = 0, *, sizes: Sequence[int] = (65_000, 4_000, 4_000)
 ) -> Splits:
     """SVHN, colour images 32×32 of house numbers, 26,032 to test.
 
@@ -105,11 +117,11 @@ def svhn(
     return split("svhn", pool, sizes, test, 10, seed)
 
 
-def svhn_part(root: str | Path | None, part: str) -> Part:
+def svhn_part(root: Root, part: str) -> Part:
     """The raw images (n, 3, 32, 32), bytes, and labels of "train" or "test"."""
     from torchvision.datasets import SVHN  # takes two seconds: only where it is needed
 
     root = data_root(root)
-    holds = f"{part}_32x32.mat"
-    data = fetch("SVHN", root, holds, lambda: SVHN(str(root), split=part, download=True))
+    read = partial(SVHN, str(root), split=part, download=True)
+    data = fetch("SVHN", root, f"{part}_32x32.mat", read)
     return torch.from_numpy(data.data), torch.from_numpy(data.labels).long()

@@ -1,9 +1,5 @@
 """Images from outside a data set, for out-of-distribution detection."""
 
-from functools import partial
-from pathlib import Path
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,15 +8,13 @@ from gfo.core.noise import generator
 from gfo.core.registry import Registry
 from gfo.data.corruptions import crop
 from gfo.data.images import cifar_part, digits_part, svhn_part
-from gfo.data.splits import Splits, unit
+from gfo.data.splits import Root, Splits, unit
 
 OUTSIDE = Registry("out-of-distribution set")
 SIDE = 32
 
 
-def outside(
-    name: str, splits: Splits, n: int, root: str | Path | None = None, seed: int = 0
-) -> Tensor:
+def outside(name: str, splits: Splits, n: int, root: Root = None, seed: int = 0) -> Tensor:
     """Images of another source, as a network of `splits` reads them.
 
     They are normalised by the training part of `splits`, not by their own.
@@ -47,13 +41,9 @@ def _some(x: Tensor, n: int, gen: torch.Generator) -> Tensor:
     return x[torch.randperm(len(x), generator=gen)[:n]]
 
 
-def _cifar(name: str, root: Any, n: int, gen: torch.Generator) -> Tensor:
-    return _some(cifar_part(name, root, train=False)[0], n, gen)
-
-
 OUTSIDE["svhn"] = lambda root, n, gen: _some(svhn_part(root, "test")[0], n, gen)
-OUTSIDE["cifar10"] = partial(_cifar, "cifar10")
-OUTSIDE["cifar100"] = partial(_cifar, "cifar100")
+OUTSIDE["cifar10"] = lambda root, n, gen: _some(cifar_part("cifar10", root, False)[0], n, gen)
+OUTSIDE["cifar100"] = lambda root, n, gen: _some(cifar_part("cifar100", root, False)[0], n, gen)
 OUTSIDE["digits"] = lambda root, n, gen: _some(digits_part(SIDE, 3)[0], n, gen)
 OUTSIDE["noise"] = lambda root, n, gen: torch.rand(n, 3, SIDE, SIDE, generator=gen)
 
@@ -67,4 +57,4 @@ def _photos(root, n, gen):
         F.avg_pool2d(torch.from_numpy(image.copy()).permute(2, 0, 1) / 255, 4)  # -> (3, H/4, W/4)
         for image in load_sample_images().images
     ]
-    return torch.stack([crop(photos, SIDE, SIDE, gen, torch.device("cpu")) for _ in range(n)])
+    return torch.stack([crop(photos, SIDE, SIDE, gen) for _ in range(n)])

@@ -1,14 +1,12 @@
 """The official CIFAR-10-C and CIFAR-100-C arrays, where the user has them."""
 
-import functools
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from gfo.data.corruptions import corruption
-from gfo.data.splits import Part, data_root, unit
+from gfo.data.splits import Part, Root, check_file, data_root, unit
 
 FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}
 ADDRESS = {"cifar10": "zenodo.org/records/2535967", "cifar100": "zenodo.org/records/3555552"}
@@ -29,12 +27,12 @@ MD5 = {
 IMAGES = 10_000  # the whole test set, once per severity
 
 
-def has_cifar_c(dataset: str, root: str | Path | None = None) -> bool:
+def has_cifar_c(dataset: str, root: Root = None) -> bool:
     """Whether a folder of official arrays for `dataset` lies under root, whole or not."""
     return dataset in FOLDERS and (data_root(root) / FOLDERS[dataset]).is_dir()
 
 
-def cifar_c(dataset: str, name: str, severity: int, root: str | Path | None = None) -> Part:
+def cifar_c(dataset: str, name: str, severity: int, root: Root = None) -> Part:
     """The 10,000 test images of `dataset` under a corruption, as published.
 
     By Hendrycks & Dietterich (2019).
@@ -63,20 +61,9 @@ def cifar_c(dataset: str, name: str, severity: int, root: str | Path | None = No
 
 
 def _array(path: Path, dataset: str, part: str) -> np.ndarray:
+    archive = f"{FOLDERS[dataset]}.tar ({ADDRESS[dataset]})"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no {str(path)!r}: unpack {FOLDERS[dataset]}.tar ({ADDRESS[dataset]}) under root or "
-            "GFO_DATA, or use gfo.data.corrupt"
-        )
-    if _md5(path, path.stat().st_mtime_ns) != MD5[dataset][part]:
-        raise FileNotFoundError(
-            f"{str(path)!r} is not the published file (its MD5 differs): unpack it again from "
-            f"{FOLDERS[dataset]}.tar ({ADDRESS[dataset]})"
-        )
+        cure = f"unpack {archive} under root or GFO_DATA, or use gfo.data.corrupt"
+        raise FileNotFoundError(f"no {str(path)!r}: {cure}")
+    check_file(path, MD5[dataset][part], f"unpack it again from {archive}", "md5")
     return np.load(path, mmap_mode="r")
-
-
-@functools.cache
-def _md5(path: Path, changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()

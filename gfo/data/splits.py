@@ -1,8 +1,11 @@
 """Four parts of a data set, normalised by the training part."""
 
+import functools
 import getpass
+import hashlib
 import os
 import tempfile
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from gfo.core.noise import generator
 
+Root = str | Path | None
 Part = tuple[Tensor, Tensor]  # x (n, channels, height, width) float, y (n,) long
 
 
@@ -44,9 +48,9 @@ class Splits:
         Raises:
             ValueError: Where their shape is another.
         """
-        if raw.shape[1:] != self.train[0].shape[1:]:
-            need = tuple(self.train[0].shape[1:])
-            raise ValueError(f"images of shape {tuple(raw.shape[1:])}, {self.name} has {need}")
+        got, need = (tuple(x.shape[1:]) for x in (raw, self.train[0]))
+        if got != need:
+            raise ValueError(f"images of shape {got}, {self.name} has {need}")
         return (raw - self.mean) / self.std
 
     def shifted(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -73,18 +77,15 @@ def split(
     """
     x, y = pool
     if sizes[0] < 2 or min(sizes) < 0 or sum(sizes) > len(y):
-        raise ValueError(
-            f"{name} has {len(y)} images to divide, sizes asks for {' + '.join(map(str, sizes))} "
-            "(train + valid + tune): at least 2 to train on, and no more than there are"
-        )
+        asked = "at least 2 to train on, and no more than there are for train + valid + tune"
+        raise ValueError(f"{name} has {len(y)} images to divide, sizes is {sizes}: needs {asked}")
     order = torch.randperm(len(y), generator=generator(seed, name, "split"))
     cuts = order.split([*sizes, len(y) - sum(sizes)])
     *parts, rest = ((unit(x[index]), y[index]) for index in cuts)
-    train, valid, tune = parts
-    test = rest if test is None else (unit(test[0]), test[1])
-    mean = train[0].mean((0, 2, 3), keepdim=True)  # (n, C, H, W) -> (1, C, 1, 1)
-    std = train[0].std((0, 2, 3), keepdim=True)
-    parts = [((images - mean) / std, labels) for images, labels in (train, valid, tune, test)]
+    parts.append(rest if test is None else (unit(test[0]), test[1]))
+    mean = parts[0][0].mean((0, 2, 3), keepdim=True)  # (n, C, H, W) -> (1, C, 1, 1)
+    std = parts[0][0].std((0, 2, 3), keepdim=True)
+    parts = [((images - mean) / std, labels) for images, labels in parts]
     return Splits(name, *parts, mean=mean, std=std, classes=classes)
 
 
@@ -120,6 +121,42 @@ def fetch(name: str, root: Path, holds: str, read: Callable[[], Any]) -> Any:
         ) from None
 
 
-def data_root(root: str | Path | None) -> Path:
+def check_file(path: Path, digest: str, cure: str, algorithm: str = "sha256") -> None:
+    """Whether a file is the published one, asked once per process and state of the file.
+
+    Args:
+        path: The file.
+        digest: Of the published one, in hex digits.
+        cure: What to do where it is another, for the message.
+        algorithm: Of the digest, as `hashlib` has it.
+
+    Raises:
+        FileNotFoundError: Where it is another; under GFO_UNCHECKED a warning says so.
+    """
+    about = path.stat()
+    found = _digest(path, algorithm, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    if found != digest:
+        name = algorithm.upper()
+        refuse(f"{str(path)!r} is not the published file (its {name} differs): {cure}")
+
+
+def refuse(message: str) -> None:
+    """Raise FileNotFoundError, or warn where GFO_UNCHECKED says that the files are the user's own.
+
+    Args:
+        message: Names the file, what is wrong with it and the cure.
+    """
+    if os.environ.get("GFO_UNCHECKED", "0") in ("", "0"):
+        raise FileNotFoundError(f"{message}; GFO_UNCHECKED=1 reads files of your own making")
+    warnings.warn(f"{message}; read all the same, as GFO_UNCHECKED is set", stacklevel=3)
+
+
+@functools.cache
+def _digest(path: Path, algorithm: str, *state: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def data_root(root: Root) -> Path:
     """Where data sets lie: `root`, else GFO_DATA, else ./data."""
     return Path(root or os.environ.get("GFO_DATA") or "data")

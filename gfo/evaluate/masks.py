@@ -1,6 +1,6 @@
 """What learned masks do: how far they moved, what their probability follows, what they buy."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -8,11 +8,12 @@ from torch import Tensor
 
 from gfo.core.attached import Attached
 from gfo.core.batch import device_of, rows, to_device
+from gfo.core.bernoulli import Bernoulli
 from gfo.core.masked_pass import Pass, noise_for, without_gradient
 from gfo.core.noise import generator
 from gfo.core.objectives import CERTAIN, kl_bernoulli
 from gfo.core.predict import sample_logits
-from gfo.evaluate.metrics import evaluate
+from gfo.core.predictive import Predictive
 from gfo.evaluate.stats import pearson
 
 
@@ -42,6 +43,12 @@ def log_probs(seen: Sequence[Pass], n: int) -> list[Tensor]:
     """log q, log p and log-likelihood of S passes over n examples, each (n, S), in nats."""
     names = ("log_q", "log_p", "log_lik")
     return [torch.stack([getattr(out, name).expand(n) for out in seen], 1) for name in names]
+
+
+def by_site(seen: Iterable[Pass], name: str, n: int = -1) -> list[Tensor]:
+    """What S passes have under `name`, of each site (S, n, …); one row stands for all n."""
+    sites = zip(*(getattr(out, name) for out in seen), strict=True)
+    return [torch.stack(each).expand(-1, n, *each[0].shape[1:]) for each in sites]
 
 
 def policy_divergences(
@@ -80,9 +87,7 @@ def policy_divergences(
     if net.method.q is not None:
         seen = list(passes(net, x, y, "q", samples, seed))
         found["q_moved"] = mean([[(q, uniform(q)) for q in out.q_logits] for out in seen])
-        found["q_from_p"] = mean(
-            [list(zip(out.q_logits, out.p_logits, strict=True)) for out in seen]
-        )
+        found["q_from_p"] = mean(zip(out.q_logits, out.p_logits, strict=True) for out in seen)
     return found
 
 
@@ -105,14 +110,9 @@ def keep_probabilities(
     """
     found = {}
     for name, source in (("q", "q"), ("p", "test")):
-        if getattr(net.method, name) is None:
-            continue
-        seen = list(passes(net, x, y, source, samples, seed))
-        layers = zip(*(getattr(out, f"{name}_logits") for out in seen), strict=True)
-        found[name] = [
-            torch.stack([a.sigmoid() for a in layer]).mean(0).expand(rows(x), *layer[0].shape[1:])
-            for layer in layers
-        ]
+        if getattr(net.method, name) is not None:
+            seen = passes(net, x, y, source, samples, seed)
+            found[name] = [a.sigmoid().mean(0) for a in by_site(seen, f"{name}_logits", rows(x))]
     return found
 
 
@@ -140,18 +140,14 @@ def correlations(
         return {}
     seen = list(passes(net, x, y, "q", masks, seed))
     log_q, log_p, log_lik = (t.cpu() for t in log_probs(seen, len(y)))
-    pairs = {
-        "reward": (log_q, net.method.log_reward(log_lik, log_p, len(y))),
-        "data": (
-            log_q - log_p,
-            log_lik if not net.method.shared else log_lik.mean(0).expand_as(log_q),
-        ),
-    }
+    log_reward = net.method.log_reward(log_lik, log_p, len(y))
+    if net.method.shared:  # one posterior for the data set
+        log_q, log_p, log_reward = log_q[:1], log_p[:1], log_reward[:1]
+        log_lik = log_lik.mean(0, keepdim=True)
     found: dict[str, float] = {"correlation_masks": masks}
-    rows = slice(0, 1) if net.method.shared else slice(None)  # one posterior for the data set
-    for name, (a, b) in pairs.items():
-        r = pearson(a[rows], b[rows])
-        p = permutation_p(a[rows], b[rows], permutations, seed)
+    pairs = (("reward", log_q, log_reward), ("data", log_q - log_p, log_lik))
+    for name, a, b in pairs:
+        r, p = pearson(a, b), permutation_p(a, b, permutations, seed)
         found[f"correlation_{name}"] = float(r.mean())
         found[f"correlation_{name}_sd"] = float(r.std()) if len(r) > 1 else 0.0
         found[f"correlation_{name}_significant"] = float((p <= 0.05).float().mean())
@@ -194,17 +190,15 @@ def distances(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed: int 
         Means over pairs of one class ("within") and of two ("between"), and under "chance" what
         masks with one keep-probability per bit for all inputs would show by sampling.
     """
-    seen = list(passes(net, x, y, "test", samples, seed))
-    sites = zip(*(out.masks for out in seen), strict=True)
-    flat = torch.cat([torch.stack(z).mean(0).flatten(1) for z in sites], 1)
-    mean = flat.expand(len(y), -1).cpu()  # (B, M)
-    y = y.cpu()
-    same = y[:, None] == y[None, :]
+    if y.dim() != 1 or y.is_floating_point():
+        raise ValueError(f"distances compares labels (B,), y is {tuple(y.shape)} of {y.dtype}")
+    masks = by_site(passes(net, x, y, "test", samples, seed), "masks", len(y))
+    mean = torch.cat([z.mean(0).flatten(1) for z in masks], 1).cpu()  # (B, M)
+    same = (y[:, None] == y).cpu()
     apart = ~torch.eye(len(y), dtype=torch.bool)
     found = {}
-    keep = mean.mean(0, keepdim=True)
     draws = torch.rand(samples, *mean.shape, generator=generator(seed, "chance"))
-    shuffled = mean if net.method.shared else (draws < keep).float().mean(0)
+    shuffled = mean if net.method.shared else (draws < mean.mean(0)).float().mean(0)
     for name, m in (("", mean), ("chance_", shuffled)):
         distance = torch.cdist(m, m, p=1)
         found[f"distance_{name}within"] = float(distance[same & apart].mean())
@@ -213,7 +207,7 @@ def distances(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed: int 
 
 
 def predictive_nll(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed: int = 0) -> dict:
-    """Negative log-likelihood of the mask-averaged predictive under several kinds of masks.
+    """Negative log-likelihood of the predictive over masks of several kinds.
 
     Args:
         net: The network.
@@ -230,19 +224,17 @@ def predictive_nll(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed:
     sets: dict[str, list[Tensor]] = {}
     for name, source in (("p", "test"), ("q", "q")):
         if name == "p" or net.method.q is not None:
-            seen = list(passes(net, x, y, source, samples, seed))
-            sets[name] = [
-                torch.stack(z).expand(samples, len(y), *z[0].shape[1:])
-                for z in zip(*(out.masks for out in seen), strict=True)
-            ]
+            seen = passes(net, x, y, source, samples, seed)
+            sets[name] = by_site(seen, "masks", len(y))
     other = torch.randperm(len(y), generator=generator(seed, "other"))
     sets["shuffled"] = [z[:, other] for z in sets["p"]]
     gen = generator(seed, "uniform")
     sets["uniform"] = [torch.rand(z.shape, generator=gen).round() for z in sets["p"]]
     found = {}
     for name, masks in sets.items():
-        probs = net.likelihood.probs(sample_logits(net, x, masks=masks)).mean(0)
-        found[f"nll_{name}"] = evaluate(probs, y)["nll"]
+        outputs = sample_logits(net, x, masks=masks).double()
+        log_lik = Predictive([(net.likelihood, outputs)]).log_prob(y)
+        found[f"nll_{name}"] = -float(log_lik.mean())
     return found
 
 
@@ -269,16 +261,9 @@ def layer_dependence(net: Attached, x: Any, y: Tensor, *, samples: int = 50, see
     name = net.method.test
     if getattr(net.method, name) is None:
         raise ValueError(f"{net.method.name} has no distribution over masks: no dependence to see")
-    seen = list(passes(net, x, y, "test", samples, seed))
-    found = []
-    for layer in range(1, len(net.sites)):
-        keep = torch.stack(
-            [getattr(out, f"{name}_logits")[layer].sigmoid() for out in seen]
-        ).double()
-        mixed = keep.mean(0)
-        inner = [
-            t * t.clamp_min(1e-12).log() + (1 - t) * (1 - t).clamp_min(1e-12).log()
-            for t in (keep, mixed)
-        ]
-        found.append(float((inner[0].mean(0) - inner[1]).flatten(1).sum(1).mean()))
+    coin, found = Bernoulli().entropy, []
+    seen = passes(net, x, y, "test", samples, seed)
+    for logits in by_site(seen, f"{name}_logits")[1:]:
+        keep = logits.sigmoid().double()
+        found.append(float(coin(keep.mean(0)).mean() - coin(keep.flatten(0, 1)).mean()))
     return found

@@ -4,13 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    log_loss,
-    precision_recall_fscore_support,
-    roc_auc_score,
-)
+from sklearn import metrics
 from torch import Tensor
 
 
@@ -41,6 +35,7 @@ def reliability(probs: Tensor, y: Tensor, bins: int = 15) -> dict[str, list[floa
     Returns:
         Mean "confidence", "accuracy" and "share" of each bin that is not empty.
     """
+    check_classes(probs, y)
     confidence, predicted = (t.cpu().double().numpy() for t in probs.max(1))
     hit = predicted == y.cpu().numpy()
     which = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -54,9 +49,18 @@ def reliability(probs: Tensor, y: Tensor, bins: int = 15) -> dict[str, list[floa
 
 def selective_accuracy(probs: Tensor, y: Tensor, coverages: Sequence[float]) -> list[float]:
     """Accuracy on the most confident share of inputs, a number per coverage in (0, 1]."""
+    check_classes(probs, y)
     confidence, predicted = probs.max(1)
     hit = (predicted.cpu() == y.cpu()).double()[confidence.cpu().argsort(descending=True)]
     return [float(hit[: max(1, round(c * len(hit)))].mean()) for c in coverages]
+
+
+def check_classes(probs: Tensor, y: Tensor) -> None:
+    """ValueError unless `probs` are distributions over classes and y are labels."""
+    classes = probs.dim() == 2 and bool(((probs.sum(1) - 1).abs() < 0.01).all())
+    if not classes or y.shape != probs.shape[:1]:
+        got = f"probs {tuple(probs.shape)} and y {tuple(y.shape)} are no class probabilities (B, K)"
+        raise ValueError(f"{got} and labels (B,): take gfo.predictive(net, x).log_prob(y)")
 
 
 def brier(probs: np.ndarray, y: np.ndarray) -> float:
@@ -92,13 +96,17 @@ def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:
 
     Returns:
         "accuracy" (0–1), "nll" (nats per example), "brier" and "ece".
+
+    Raises:
+        ValueError: For anything else, such as K coins or a mean: `gfo.predictive` scores these.
     """
+    check_classes(probs, y)
     p = probs.detach().cpu().double().numpy()
     p = p / p.sum(1, keepdims=True)  # float32 rows miss 1 by 1e-7, which log_loss warns about
     t = y.cpu().numpy()
     return {
-        "accuracy": float(accuracy_score(t, p.argmax(1))),
-        "nll": float(log_loss(t, p, labels=np.arange(p.shape[1]))),
+        "accuracy": float((p.argmax(1) == t).mean()),
+        "nll": float(metrics.log_loss(t, p, labels=np.arange(p.shape[1]))),
         "brier": brier(p, t),
         "ece": ece(p, t),
     }
@@ -124,7 +132,7 @@ def decisions(prob: np.ndarray, y: np.ndarray, threshold: float = 0.5) -> dict[s
     """
     said = (prob >= threshold).astype(int)
     how: Any = dict(labels=[0, 1], zero_division=0)  # 0 is allowed, whatever its type says
-    by_class: Any = precision_recall_fscore_support(y, said, **how)[:3]
+    by_class: Any = metrics.precision_recall_fscore_support(y, said, **how)[:3]
     found = {}
     for name, (no, yes) in zip(("precision", "recall", "f1"), by_class, strict=True):
         found |= {f"{name}_macro": float(no + yes) / 2, f"{name}_pos": float(yes)}
@@ -134,8 +142,8 @@ def decisions(prob: np.ndarray, y: np.ndarray, threshold: float = 0.5) -> dict[s
 def ranking(prob: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """Areas under the ROC and the precision-recall curve (average precision), in [0, 1]."""
     return {
-        "auroc": float(roc_auc_score(y, prob)),
-        "auprc": float(average_precision_score(y, prob)),
+        "auroc": float(metrics.roc_auc_score(y, prob)),
+        "auprc": float(metrics.average_precision_score(y, prob)),
     }
 
 

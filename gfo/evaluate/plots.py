@@ -21,48 +21,35 @@ class Named(dict):
 # Okabe & Ito (2008): told apart under all common colour-vision deficiencies.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SPARE = ("#8C564B", "#BCBD22", "#17BECF", "#9467BD")  # for methods without a colour of their own
+METHODS = {
+    "deterministic": ("No dropout", "#7F7F7F"),
+    "random": ("Random dropout", "#000000"),
+    "mc-improved": ("MC dropout, improved", "#E69F00"),
+    "concrete": ("Concrete dropout", "#009E73"),
+    "contextual": ("Contextual dropout", "#CC79A7"),
+    "ensemble": ("Deep ensemble", "#882255"),
+    "gflowout": ("GFlowOut", "#0072B2"),
+    "gflowout-literal": ("GFlowOut (literal)", "#56B4E9"),
+    "id-gflowout": ("ID-GFlowOut", "#D55E00"),
+    "iw-dropout": ("Importance-weighted dropout", "#332288"),
+    "vimco": ("VIMCO", "#999933"),
+}
 COLORS = Named(
-    {
-        "deterministic": "#7F7F7F",
-        "random": "#000000",
-        "mc-improved": "#E69F00",
-        "concrete": "#009E73",
-        "contextual": "#CC79A7",
-        "ensemble": "#882255",
-        "gflowout": "#0072B2",
-        "gflowout-literal": "#56B4E9",
-        "id-gflowout": "#D55E00",
-    },
+    {name: color for name, (_, color) in METHODS.items()},
     lambda name: SPARE[zlib.crc32(name.encode()) % len(SPARE)],
 )
 LABELS = Named(
-    {
-        "deterministic": "No dropout",
-        "random": "Random dropout",
-        "mc-improved": "MC dropout, improved",
-        "concrete": "Concrete dropout",
-        "contextual": "Contextual dropout",
-        "ensemble": "Deep ensemble",
-        "gflowout": "GFlowOut",
-        "gflowout-literal": "GFlowOut (literal)",
-        "id-gflowout": "ID-GFlowOut",
-    },
+    {name: label for name, (label, _) in METHODS.items()},
     lambda name: name.replace("-", " ").capitalize(),
 )
 
 
 def use_style() -> None:
     """Set matplotlib's defaults for the book; call once at the top of a chapter."""
-    mpl.rcParams.update(
-        {
-            "axes.prop_cycle": cycler(color=PALETTE),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "figure.figsize": (6.4, 3.6),
-            "figure.dpi": 110,
-            "figure.constrained_layout.use": True,
-            "font.size": 10,
-            "legend.frameon": False,
-            "savefig.bbox": "tight",
-        }
-    )
+    mpl.rc("axes", prop_cycle=cycler(color=PALETTE))
+    mpl.rc("axes.spines", top=False, right=False)
+    mpl.rc("figure", figsize=(6.4, 3.6), dpi=110)
+    mpl.rc("figure.constrained_layout", use=True)
+    mpl.rc("font", size=10)
+    mpl.rc("legend", frameon=False)
+    mpl.rc("savefig", bbox="tight")

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import optimize, stats
-from scipy.stats import t
 from torch import Tensor
 
 
@@ -68,7 +67,7 @@ def interval(
     n = len(values)
     if n < 2:
         return -np.inf, np.inf
-    half = t.ppf((1 + confidence) / 2, n - 1) * error(values, share)
+    half = stats.t.ppf((1 + confidence) / 2, n - 1) * error(values, share)
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
@@ -112,9 +111,7 @@ def paired_by_seed(frame: pd.DataFrame, metric: str, reference: str = "random") 
         raise ValueError("two records of one method and seed: select one configuration first")
     wide = frame.pivot(index="seed", columns="method", values=metric)
     rows, columns = {}, ["n", "difference", "half", "low", "high"]
-    for method in wide.columns.drop(reference, errors="ignore"):
-        if reference not in wide:
-            break
+    for method in wide.columns.drop(reference) if reference in wide else ():
         gap = (wide[method] - wide[reference]).dropna().to_numpy(float)
         if len(gap):
             low, high = interval(gap)

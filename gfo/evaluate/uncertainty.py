@@ -1,17 +1,22 @@
 """How uncertain a prediction is, and how well that tells inside from outside.
 
-Every score reads the logits of S masks, (S, B, K) as `gfo.sample_logits` gives them, and returns
-(B,): larger means more uncertain.
+Every score reads the outputs of S masks, (S, B, K) as `gfo.sample_logits` gives them, and what they
+mean, `net.likelihood` (the default is `Categorical()`): `SCORES[name](outputs, net.likelihood)`. It
+returns (B,): larger means more uncertain. A score that has no meaning there is refused.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
+from gfo.core.likelihood import Categorical, Likelihood
+from gfo.core.predictive import Predictive
 from gfo.core.registry import Registry
 
 AVERAGES = Registry("average")
@@ -24,7 +29,9 @@ AVERAGES["logits"] = lambda logits, score: score(logits.mean(0))
 AVERAGES["evidence"] = lambda logits, score: score(logits.logsumexp(0) - math.log(len(logits)))
 
 
-def dempster_shafer(logits: Tensor, average: str = "scores") -> Tensor:
+def dempster_shafer(
+    logits: Tensor, average: str = "scores", likelihood: Likelihood | None = None
+) -> Tensor:
     """K / (K + Σ_k exp(logit_k)), in (0, 1).
 
     Sensoy et al., 2018; this form: J. Liu et al., 2020. The paper does not say what it averages
@@ -34,46 +41,73 @@ def dempster_shafer(logits: Tensor, average: str = "scores") -> Tensor:
         logits: (S, B, K).
         average: "scores", the mean of the masks' scores; "logits", the score of the mean logits;
             "evidence", the score of the mean of exp(logit).
+        likelihood: Of the network; None for `Categorical()`.
 
     Returns:
         (B,).
+
+    Raises:
+        ValueError: For outputs that are not the logits of one label per row.
     """
+    check_classes(logits, likelihood, "dempster-shafer")
     return AVERAGES[average](
         logits.float(), lambda a: torch.sigmoid(math.log(a.shape[-1]) - a.logsumexp(-1))
     )
 
 
-def energy(logits: Tensor, average: str = "scores") -> Tensor:
-    """−log Σ_k exp(logit_k) (W. Liu et al., 2020), averaged like `dempster_shafer`."""
+def energy(logits: Tensor, average: str = "scores", likelihood: Likelihood | None = None) -> Tensor:
+    """−log Σ_k exp(logit_k) (W. Liu et al., 2020), averaged and refused like `dempster_shafer`."""
+    check_classes(logits, likelihood, "energy")
     return AVERAGES[average](logits.float(), lambda a: -a.logsumexp(-1))
 
 
-def max_probability(logits: Tensor) -> Tensor:
-    """1 − the largest probability of the mask-averaged predictive (Hendrycks & Gimpel, 2017)."""
-    return 1 - logits.float().softmax(-1).mean(0).amax(-1)
+def check_classes(logits: Tensor, likelihood: Likelihood | None, score: str) -> None:
+    """ValueError unless they are the logits (S, B, K) of one label per row."""
+    if not isinstance(likelihood, Categorical | None) or logits.dim() != 3:
+        got = f"shape {tuple(logits.shape)} under {likelihood or Categorical()}"
+        raise ValueError(f"{score} is a score of class logits (S, B, K), outputs have {got}")
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy of the mask-averaged predictive, in nats."""
-    return _entropy(logits.float().softmax(-1).mean(0))
+def max_probability(outputs: Tensor, likelihood: Likelihood | None = None) -> Tensor:
+    """1 − the largest probability of the mask-averaged predictive (Hendrycks & Gimpel, 2017).
+
+    Of several answers per row: 1 − the predictive probability that all the likelier ones are right.
+    """
+    likelihood = likelihood or Categorical()
+    mean = likelihood.mean(outputs)
+    answer = likelihood.answer(mean)
+    if isinstance(likelihood, Categorical) and mean.dim() == 2:
+        return 1 - mean.amax(1)
+    return 1 - Predictive([(likelihood, outputs)]).log_prob(answer).exp()
 
 
-def mutual_information(logits: Tensor) -> Tensor:
+def entropy(outputs: Tensor, likelihood: Likelihood | None = None) -> Tensor:
+    """Entropy of the mask-averaged predictive, in nats; summed over the answers of a row.
+
+    Of several answers per row that is an upper bound on the entropy of their joint distribution.
+    """
+    likelihood = likelihood or Categorical()
+    return likelihood.entropy(likelihood.mean(outputs))
+
+
+def mutual_information(outputs: Tensor, likelihood: Likelihood | None = None) -> Tensor:
     """Entropy of the mean less the mean entropy, in nats: what the masks disagree about.
 
-    0 for one mask, and for a network without dropout.
+    0 for one mask, and for a network without dropout. Summed over the answers of a row.
     """
-    probs = logits.float().softmax(-1)
-    return (_entropy(probs.mean(0)) - _entropy(probs).mean(0)).clamp_min(0)
+    likelihood = likelihood or Categorical()
+    each = likelihood.entropy(likelihood.expected(outputs.flatten(0, 1)))  # (S·B,)
+    each = each.unflatten(0, outputs.shape[:2]).mean(0)
+    return (likelihood.entropy(likelihood.mean(outputs)) - each).clamp_min(0)
 
 
-def _entropy(probs: Tensor) -> Tensor:
-    return torch.special.entr(probs).sum(-1)
+def _averaged(score: Callable, average: str, logits: Tensor, likelihood: Any = None) -> Tensor:
+    return score(logits, average, likelihood)
 
 
 for _average in AVERAGES:
-    SCORES[f"dempster-shafer, {_average}"] = partial(dempster_shafer, average=_average)
-SCORES["energy"] = energy
+    SCORES[f"dempster-shafer, {_average}"] = partial(_averaged, dempster_shafer, _average)
+SCORES["energy"] = partial(_averaged, energy, "scores")
 SCORES["maximum probability"] = max_probability
 SCORES["entropy"] = entropy
 SCORES["mutual information"] = mutual_information
@@ -103,20 +137,12 @@ def detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
     if not np.isfinite(scores).all():
         raise ValueError("scores contain NaN or inf: look at the logits they come from")
     is_outside = np.arange(len(scores)) >= len(inside)
+    # the lowest that at least 95 % of the inside scores are at or below
+    threshold = np.sort(scores[~is_outside])[math.ceil(0.95 * len(inside)) - 1]
     return {
         "auroc": float(roc_auc_score(is_outside, scores)),
         "aupr_out": float(average_precision_score(is_outside, scores)),
         "aupr_in": float(average_precision_score(~is_outside, -scores)),
-        "fpr95": fpr_at(scores[~is_outside], scores[is_outside], 0.95),
+        "fpr95": float((scores[is_outside] <= threshold).mean()),
         "prevalence": float(is_outside.mean()),
     }
-
-
-def fpr_at(inside: np.ndarray, outside: np.ndarray, pass_rate: float) -> float:
-    """Share of `outside` that passes as inside.
-
-    That is, lies at or below the lowest threshold that at least `pass_rate` of `inside` is at or
-    below.
-    """
-    threshold = np.sort(inside)[math.ceil(pass_rate * len(inside)) - 1]
-    return float((outside <= threshold).mean())

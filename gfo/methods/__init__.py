@@ -1,4 +1,7 @@
-"""The dropout methods, one file each. Adding one: its file, and its import here."""
+"""The dropout methods, one file each. Adding one: its file, which is found by itself."""
+
+import importlib
+import pkgutil
 
 from gfo.core.registry import METHODS
 from gfo.methods.base import Loss, Method
@@ -7,7 +10,12 @@ from gfo.methods.contextual import ContextualDropout
 from gfo.methods.deterministic import Deterministic, EnsembleMember
 from gfo.methods.gflowout import GFlowOut
 from gfo.methods.id_gflowout import IDGFlowOut
+from gfo.methods.importance_weighted import ImportanceWeightedDropout
 from gfo.methods.random import MCImproved, RandomDropout
+from gfo.methods.vimco import VIMCO
+
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)  # which files its methods
 
 
 def create(name: str, **config) -> Method:
@@ -17,5 +25,6 @@ def create(name: str, **config) -> Method:
 
 __all__ = [
     "ConcreteDropout", "ContextualDropout", "Deterministic", "EnsembleMember", "GFlowOut",
-    "IDGFlowOut", "Loss", "MCImproved", "Method", "RandomDropout", "create",
+    "IDGFlowOut", "ImportanceWeightedDropout", "Loss", "MCImproved", "Method", "RandomDropout",
+    "VIMCO", "create",
 ]  # fmt: skip

@@ -1,9 +1,10 @@
 """What a dropout method is: its policies over masks, how masks are drawn, and its loss.
 
-A new method is one new file: subclass `Method`, make the policies in `make`, write `loss`, file it
-under a name with `@METHODS.register`, and import the file in `methods/__init__.py`.
+A new method is one new file in `gfo/methods`: subclass `Method`, make the policies in `make`, write
+`loss`, and file it under a name with `@METHODS.register`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, dataclass_transform
@@ -11,7 +12,10 @@ from typing import Any, ClassVar, NamedTuple, dataclass_transform
 import torch
 from torch import Tensor, nn
 
-from gfo.core.masked_pass import BatchPass
+from gfo.core.batch import device_of, to_device
+from gfo.core.checks import check_counts, check_x, check_y
+from gfo.core.masked_pass import BatchPass, Perhaps
+from gfo.core.objectives import total
 from gfo.core.policies import Context, LogZ
 from gfo.core.sites import Spec
 
@@ -26,6 +30,11 @@ class Loss(NamedTuple):
 
     parts: dict[str, Tensor]
     info: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the parts, to call `backward` on."""
+        return total(self.parts.values())
 
 
 @dataclass_transform(eq_default=False, kw_only_default=True)
@@ -48,6 +57,7 @@ class Method(nn.Module):
         members: Networks that an experiment trains for one run; above 1 for ensembles.
         temperature: Training masks come from σ(logit / temperature).
         random: Probability, per example and layer, of a Bernoulli(0.5) mask in training.
+        beta: Exponent of the likelihood in `log_reward`.
         rescale: Divide a masked layer by the kept fraction of its bits, per example (the released
             MLP does, its ResNet and the paper's equations do not).
     """
@@ -65,6 +75,7 @@ class Method(nn.Module):
     # Arguments that some methods take; a class that annotates one makes it an argument of its own.
     temperature = 1.0
     random = 0.0
+    beta = 1.0
     rescale = False
     # Arguments that came after the first recorded runs: at these values `config` leaves them out,
     # so that the identity of those runs holds.
@@ -74,23 +85,25 @@ class Method(nn.Module):
         """Annotated class attributes become keyword arguments, as in a dataclass."""
         super().__init_subclass__(**how)
         if "__init__" in vars(cls):
-            raise TypeError(
-                f"{cls.__name__} has an __init__: annotate its arguments as class attributes, and "
-                "check them in __post_init__"
-            )
+            cure = "annotate its arguments as class attributes, check them in __post_init__"
+            raise TypeError(f"{cls.__name__} has an __init__: {cure}")
         dataclass(eq=False, repr=False, kw_only=True)(cls)
 
     def __post_init__(self):
         """Check the arguments, and keep them as `config`; one with more to check extends it."""
         super().__init__()
+        own = {}
+        for field in fields(self):  # pyright: ignore[reportArgumentType]  # it is a dataclass
+            value = getattr(self, field.name)
+            # plain numbers, which any file holds, for those of NumPy
+            own[field.name] = getattr(value, "tolist", lambda v=value: v)()
+            check_argument(field.name, own[field.name], field.default)
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, needs to be > 0")
         if not 0 <= self.random <= 1:
             raise ValueError(f"random is {self.random}, needs to be a probability in [0, 1]")
-        names = fields(self)  # pyright: ignore[reportArgumentType]  # not seen to be a dataclass
-        own = {field.name: getattr(self, field.name) for field in names}
-        # plain numbers, which any file holds, for those of NumPy
-        own = {k: getattr(v, "tolist", lambda v=v: v)() for k, v in own.items()}
+        if self.beta < 0:
+            raise ValueError(f"beta is {self.beta}, needs to be at least 0")
         if "keep" in own:
             check_keep(own["keep"])
         late = self.hash_defaults
@@ -109,9 +122,7 @@ class Method(nn.Module):
             ValueError: Where this object has been attached before.
         """
         if self.built:
-            raise ValueError(
-                f"this {self.name} object already belongs to a network: make a new one"
-            )
+            raise ValueError(f"this {self.name} already belongs to a network: make a new one")
         self.make(spec)
         self.built = True
 
@@ -128,6 +139,15 @@ class Method(nn.Module):
             n: Size of the training set.
         """
         raise NotImplementedError
+
+    def loss_of(self, net: Any, x: Any, y: Any, n: int, key: tuple, shard: tuple) -> Loss:
+        """`loss` of a batch that is checked first: what `net.loss` returns."""
+        check_counts(n=n)
+        if not 0 <= shard[0] < shard[1]:
+            raise ValueError(f"shard is {shard}, needs (rank, world) with 0 ≤ rank < world")
+        x = check_x(net, x)
+        x, y = to_device((x, check_y(net, x, y)), device_of(net))
+        return self.loss(BatchPass(net, x, y, key, shard), n)
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by optimiser group: "masks" and "log_z", where there are any."""
@@ -153,23 +173,17 @@ class Method(nn.Module):
         return None
 
     def log_reward(self, log_lik: Tensor, log_p: Tensor, n: int) -> Tensor:
-        """log R of masks, in nats, as q is held against it: log p(y|x,z) + log p(z|x) here.
+        """log R of masks, in nats, as q is held against it: β·log p(y|x,z) + log p(z|x).
 
         Args:
             log_lik: Example first, (B, ...).
             log_p: Example first, (B, ...).
             n: Size of the training set.
         """
-        return log_lik + log_p
+        return self.beta * log_lik + log_p
 
     def mask_at_site(
-        self,
-        layer: int,
-        context: Context,
-        mask: Tensor | Any,
-        u: Tensor | None,
-        explore: Tensor | None,
-        source: str,
+        self, layer: int, context: Context, mask: Perhaps, u: Perhaps, explore: Perhaps, source: str
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Take or draw the mask of one site, and score it.
 
@@ -214,20 +228,17 @@ class Method(nn.Module):
             return torch.sigmoid(logits)
         # a comparison has no gradient: record none on the way to it. In float32, as it is scored
         logits = logits.detach().float()
-        if source != "train":
-            return (u < torch.sigmoid(logits)).float()
-        keep = torch.sigmoid(logits / self.temperature)
-        if self.random:
+        training = source == "train"
+        keep = torch.sigmoid(logits / self.temperature if training else logits)
+        if training and self.random:
             explore = explore.reshape(-1, *[1] * (u.dim() - 1))  # (B, 1) -> (B, 1[, 1])
             keep = keep.masked_fill(explore < self.random, 0.5)
         return (u < keep).float()
 
     def scale(self, mask: Tensor) -> Tensor:
         """The mask as it multiplies the activation."""
-        if not self.rescale:
-            return mask
-        kept = mask.mean(-1, keepdim=True)
-        return mask / kept.clamp_min(1 / mask.shape[-1])  # an empty layer stays empty
+        least = 1 / mask.shape[-1]  # an empty layer stays empty
+        return mask / mask.mean(-1, keepdim=True).clamp_min(least) if self.rescale else mask
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.config.items())})"
@@ -238,8 +249,29 @@ class Method(nn.Module):
         return LogZ(spec.log_z_size, spec.classes)
 
 
+def check_argument(name: str, value: Any, default: Any) -> None:
+    """Raise ValueError unless a value is of its default's kind.
+
+    True or False, a count of at least 1, a finite number, or text; nothing is asked where the
+    default is none of these.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        fits, needs = isinstance(value, bool), "True or False"
+    elif isinstance(default, int):
+        least = min(default, 1)
+        fits = number and isinstance(value, int) and value >= least
+        needs = f"at least {least}, a whole number"
+    elif isinstance(default, float):
+        fits, needs = number and math.isfinite(value), "a finite number"
+    else:
+        fits, needs = isinstance(value, str) or not isinstance(default, str), "text"
+    if not fits:
+        raise ValueError(f"{name} is {value!r}, needs to be {needs}")
+
+
 def check_keep(keep: float, what: str = "keep") -> float:
     """`keep` if it is a probability strictly between 0 and 1, else ValueError."""
-    if not 0 < keep < 1:
+    if isinstance(keep, str | bool) or not 0 < keep < 1:
         raise ValueError(f"{what} is {keep}, needs to lie strictly between 0 and 1")
     return float(keep)

@@ -25,8 +25,8 @@ def find_consumers(model: nn.Module, spec: Spec, named: Mapping[str, str]) -> tu
     sites = [site.name for site in spec.sites]
     if unknown := sorted(set(named) - set(sites)):
         raise ValueError(f"consumers names {unknown[0]!r}, which is not a site: {', '.join(sites)}")
-    known_to_model = getattr(model, "consumers", {})
-    named = {site: known_to_model[site] for site in sites if site in known_to_model} | dict(named)
+    told = getattr(model, "consumers", {})
+    named = {site: told[site] for site in sites if site in told} | dict(named)
     known = dict(model.named_modules())
     for name in named.values():
         if name not in known or not _weighted(known[name]):
@@ -34,9 +34,7 @@ def find_consumers(model: nn.Module, spec: Spec, named: Mapping[str, str]) -> tu
     found = [known[named[s]] if s in named else _next(model, s) for s in sites]
     if None in found:
         site = sites[found.index(None)]
-        raise ValueError(
-            f"no nn.Sequential tells what reads {site!r}: pass consumers={{{site!r}: …}}"
-        )
+        raise ValueError(f"no module tells what reads {site!r}: pass consumers={{{site!r}: …}}")
     return tuple(found)
 
 

@@ -43,9 +43,6 @@ class ContextualDropout(Method):
         self.q = LayerwisePolicy(spec.sites, spec.classes, ("h",), **how)
         self.p = LearnedPolicy(spec.sites, self.keep)
 
-    def log_reward(self, log_lik, log_p, n):
-        return self.beta * log_lik + log_p
-
     def loss(self, batch_pass, n):
         out = batch_pass(source="q")
         parts = {"nll": -out.log_lik.mean(), "prior": layerwise_kl(out).mean()}
@@ -58,4 +55,4 @@ class ContextualDropout(Method):
 
 def layerwise_kl(out: Pass) -> Tensor:
     """Σ_l KL(q_l ‖ p_l) along the sampled prefix, (B,); its mean over q is KL(q ‖ p)."""
-    return total(kl_bernoulli(q, p) for q, p in zip(out.q_logits, out.p_logits, strict=True))
+    return total(map(kl_bernoulli, out.q_logits, out.p_logits))

@@ -1,6 +1,5 @@
 """No dropout: one network, and a member of an ensemble of such."""
 
-from gfo.core.checks import check_counts
 from gfo.core.registry import METHODS
 from gfo.methods.base import Loss, Method
 
@@ -42,7 +41,3 @@ class EnsembleMember(Deterministic):
 
     name = "ensemble"
     members: int = 5
-
-    def __post_init__(self):
-        check_counts(members=self.members)
-        super().__post_init__()

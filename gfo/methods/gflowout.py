@@ -1,15 +1,17 @@
 """GFlowOut: masks that depend on the example, trained by trajectory balance (eqs 1–6)."""
 
 from functools import partial
-from typing import Any
 
 import torch
 
+from gfo.core.batch import tree_map
 from gfo.core.masked_pass import Pass
 from gfo.core.objectives import OBJECTIVES, Terms, kl_bernoulli, total
 from gfo.core.policies import POLICIES, FixedPolicy, LayerwisePolicy
 from gfo.core.registry import METHODS
 from gfo.methods.base import Loss, Method, check_keep
+
+CHOICES = {"prior_objective": "kl literal", "theta": "q~ q", "activation": "same before"}
 
 
 class GFlowOut(Method):
@@ -66,24 +68,18 @@ class GFlowOut(Method):
     keep: float = 0.5
 
     def __post_init__(self):
-        for value, allowed in (
-            (self.prior_objective, ("kl", "literal")),
-            (self.theta, ("q~", "q")),
-            (self.activation, ("same", "before")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{value!r} is not one of {allowed}")
+        super().__post_init__()
+        for name, allowed in CHOICES.items():
+            if (value := getattr(self, name)) not in allowed.split():
+                raise ValueError(f"{name} is {value!r}, not one of {allowed!r}")
         if self.prior is not None:
             check_keep(self.prior, "prior")
         POLICIES[self.policy]
-        need = OBJECTIVES[self.objective].masks
+        need, what = OBJECTIVES[self.objective].masks, f"objective {self.objective!r}"
         if self.masks < need:
-            raise ValueError(
-                f"masks is {self.masks}, objective {self.objective!r} needs at least {need}"
-            )
+            raise ValueError(f"masks is {self.masks}, {what} needs at least {need}")
         if not self.lam >= 0:
             raise ValueError(f"lam is {self.lam}, needs to be at least 0")
-        super().__post_init__()
         self.reads_label = self.label
         self.reads_before = self.activation == "before"
 
@@ -103,25 +99,20 @@ class GFlowOut(Method):
         if OBJECTIVES[self.objective].flows:
             if any(site.tokens for site in spec.sites):
                 raise ValueError('objective="subtb" is for sites without tokens; use "tb"')
-            self.flow = LayerwisePolicy(
-                spec.sites, spec.classes, ("h", "z", "y"), hidden=self.hidden, outputs=1
-            )
+            sizes = dict(hidden=self.hidden, outputs=1)
+            self.flow = LayerwisePolicy(spec.sites, spec.classes, ("h", "z", "y"), **sizes)
 
     def log_flow(self, layer, context):
         if layer == 0 or not OBJECTIVES[self.objective].flows:
             return None  # the flow of the first state is log Z
         return self.flow.evaluate(layer, context).squeeze(1)  # (B, 1) -> (B,)
 
-    def log_reward(self, log_lik, log_p, n):
-        return self.beta * log_lik + log_p
-
     def loss(self, batch_pass, n):
         objective = OBJECTIVES[self.objective]
         twice = self.theta == "q"
         out = batch_pass(source=objective.source, repeat=self.masks, still=twice)
         under = batch_pass(source="q", draw=1) if twice else out
-        log_p = out.log_p
-        terms = self.terms(out, self.log_reward(out.log_lik, log_p.detach(), n))
+        terms = self.terms(out, self.log_reward(out.log_lik, out.log_p.detach(), n))
         parts = {"nll": -under.log_lik.mean(), self.objective: objective.loss(terms).mean()}
         if self.prior is None:
             parts["prior"] = self.prior_part(out).mean()
@@ -131,18 +122,15 @@ class GFlowOut(Method):
     def terms(self, out: Pass, log_reward: torch.Tensor) -> Terms:
         """A folded pass of K·B rows as the objectives compare it, (K, B)."""
 
-        def fold(t: Any) -> Any:
-            return None if t is None else t.unflatten(0, (self.masks, -1))  # (K·B,) -> (K, B)
-
-        log_q, log_flows = map(fold, out.log_q_sites), map(fold, out.log_flows)
-        return Terms(fold(out.log_z), list(log_q), list(log_flows), fold(log_reward), self.lam)
+        folded = (out.log_z, out.log_q_sites, out.log_flows, log_reward)  # (K·B,) -> (K, B)
+        log_z, log_q, flows, reward = tree_map(lambda t: t.unflatten(0, (self.masks, -1)), folded)
+        return Terms(log_z, log_q, flows, reward, self.lam)
 
     def prior_part(self, out) -> torch.Tensor:
         """What pulls p toward q, shape (B,), in nats; no gradient to q."""
         if self.prior_objective == "literal":
             return -out.log_p
-        pairs = zip(out.q_logits, out.p_logits, strict=True)
-        return total(kl_bernoulli(q.detach(), p) for q, p in pairs)
+        return total(map(kl_bernoulli, [q.detach() for q in out.q_logits], out.p_logits))
 
 
 METHODS["gflowout"] = GFlowOut

@@ -9,14 +9,6 @@ from gfo.core.registry import METHODS
 from gfo.methods.base import Loss, Method
 
 
-class ScalarLogZ(nn.Module):
-    """log Z_γ' = n·ζ with one learned ζ in nats per example: one learning rate serves any n."""
-
-    def __init__(self):
-        super().__init__()
-        self.per_example = nn.Parameter(torch.zeros(1))
-
-
 @METHODS.register("id-gflowout")
 class IDGFlowOut(Method):
     """ID-GFlowOut (Liu et al., 2023, section 3.3): q(z) ≈ p(z | D) ∝ p(z) Π_i p(y_i | x_i, z).
@@ -59,10 +51,12 @@ class IDGFlowOut(Method):
     def make(self, spec):
         self.q = LayerwisePolicy(spec.sites, spec.classes, ("z",), hidden=self.hidden)
         self.p = FixedPolicy(spec.sites, self.keep)
-        self.log_z = ScalarLogZ()
+        # log Z_γ' = n·ζ with one learned ζ in nats per example: one learning rate serves any n
+        self.log_z = nn.ParameterDict({"per_example": torch.zeros(1)})
 
     def log_partition(self, features, context) -> Tensor:
-        return self.n * self.log_z.per_example
+        # a copy: the next loss refills n, maybe before the backward pass of this one
+        return self.n.clone() * self.log_z.per_example
 
     def log_reward(self, log_lik, log_p, n):
         return self.beta * n * log_lik.mean(0) + log_p

@@ -1,6 +1,7 @@
 """Random dropout, as it is and trained on the mean over several masks."""
 
-from gfo.core.checks import check_counts
+from typing import ClassVar
+
 from gfo.core.policies import FixedPolicy
 from gfo.core.registry import METHODS
 from gfo.methods.base import Loss, Method
@@ -10,23 +11,37 @@ from gfo.methods.base import Loss, Method
 class RandomDropout(Method):
     """Standard Bernoulli dropout with masks sampled at test time too (Gal & Ghahramani, 2016).
 
-    No q, no log Z: `score` returns None for both.
+    No q, no log Z: `score` returns None for both. Kept units are not divided by `keep`, as
+    `nn.Dropout` divides them: on a network that was trained with `nn.Dropout(1 - keep)`, take
+    `inverted=True`.
 
     Args:
         keep: Probability that a unit is kept.
         rescale: As in `Method`.
+        inverted: Divide kept units by `keep`, as torch does.
+        masks: Masks per example and step, folded into the batch; the loss is the mean over them.
     """
 
     name = "random"
-    repeats = 1
     keep: float = 0.5
     rescale: bool = False
+    inverted: bool = False
+    masks: int = 1
+    hash_defaults = dict(inverted=False, masks=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.rescale and self.inverted:
+            raise ValueError("rescale and inverted both divide the kept units: take one of them")
+
+    def scale(self, mask):
+        return mask / self.keep if self.inverted else super().scale(mask)
 
     def make(self, spec):
         self.p = FixedPolicy(spec.sites, self.keep)
 
     def loss(self, batch_pass, n):
-        out = batch_pass(source="train", repeat=self.repeats)
+        out = batch_pass(source="train", repeat=self.masks)
         return Loss({"nll": -out.log_lik.mean()}, {})
 
 
@@ -41,13 +56,15 @@ class MCImproved(RandomDropout):
     Args:
         keep: Probability that a unit or channel is kept; mild, being everywhere.
         rescale: As in `Method`.
+        inverted: As in `RandomDropout`.
         repeats: Each example is in its batch this many times, every time under another mask.
     """
 
     name = "mc-improved"
     keep: float = 0.9
     repeats: int = 4
+    masks: ClassVar[int]  # no argument here: `repeats` says it
 
     def __post_init__(self):
-        check_counts(repeats=self.repeats)
         super().__post_init__()
+        self.masks = self.repeats  # pyright: ignore[reportAttributeAccessIssue]

@@ -7,8 +7,9 @@ from torch import nn
 
 from gfo.core.registry import MODELS
 from gfo.models.coattention import mcan
-from gfo.models.perceptron import mlp
+from gfo.models.perceptron import mlp, regressor
 from gfo.models.resnet import resnet18
+from gfo.models.segmentation import unet
 
 
 def build(name: str, **config) -> tuple[nn.Module, list[str]]:
@@ -22,4 +23,4 @@ def arguments(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name in takes}
 
 
-__all__ = ["arguments", "build", "mcan", "mlp", "resnet18"]
+__all__ = ["arguments", "build", "mcan", "mlp", "regressor", "resnet18", "unet"]

@@ -34,5 +34,25 @@ def mlp(
     return nn.Sequential(OrderedDict(layers)), [f"relu{i}" for i in range(1, len(hidden) + 1)]
 
 
+@MODELS.register("regressor")
+def regressor(
+    inputs: int = 8, targets: int = 1, hidden: Sequence[int] = (64, 64), *, log_sd: bool = True
+) -> tuple[nn.Sequential, list[str]]:
+    """An MLP for real y (B, D): outputs (B, 2D), D means, then the logs of D standard deviations.
+
+    The logs start near 0, standard deviations near 1: standardise y.
+
+    Args:
+        inputs: Numbers per flattened input.
+        targets: D, how many numbers are predicted.
+        hidden: Widths of the hidden layers.
+        log_sd: Without it outputs are the means alone, (B, D), for one learned standard deviation.
+
+    Returns:
+        The model and its sites: relu1, relu2, …
+    """
+    return mlp(inputs, targets * (2 if log_sd else 1), hidden)
+
+
 # Three layers for a yes or no, masks behind both hidden ones (A.1.5, which says no widths).
 MODELS["icu-mlp"] = partial(mlp, classes=2, hidden=(64, 64))

@@ -1,21 +1,26 @@
 """Training data: (x, y) tensors or a re-iterable of batches, checked, counted and put in order."""
 
-import math
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from gfo.core.attached import Attached
-from gfo.core.batch import device_of, rows, to_device, tree_map
+from gfo.core.batch import device_of, to_device, tree_map
 from gfo.core.checks import check_x, check_y
 from gfo.core.noise import generator
 
-Batches = tuple[Any, Tensor] | Iterable
+Batches = tuple[Any, Any] | Iterable
+LABELS = ("y", "label", "labels", "target", "targets")  # where a batch that is a mapping has y
 
 
-def ordered(data: Batches, batch: int, seed: int, epoch: int) -> Iterator[tuple[Any, Tensor]]:
+def ordered(
+    data: Batches, batch: int, seed: int, epoch: int, lone: bool = True
+) -> Iterator[tuple[Any, Tensor]]:
     """The batches of one epoch.
 
     A last batch of one row is left out, since BatchNorm cannot train on it, unless one was asked
@@ -26,9 +31,14 @@ def ordered(data: Batches, batch: int, seed: int, epoch: int) -> Iterator[tuple[
         batch: Rows per batch of tensors.
         seed: Of the run.
         epoch: From 0.
+        lone: Whether an iterable's batch of one row is kept beside larger ones.
     """
     if not isinstance(data, tuple):
-        yield from data
+        largest = getattr(data, "batch_size", None) or 1
+        for x, y in data:
+            largest = max(largest, len(y))
+            if lone or len(y) > 1 or largest == 1:
+                yield x, y
         return
     x, y = data
     order = torch.randperm(len(y), generator=generator(seed, "order", epoch)).to(y.device)
@@ -37,73 +47,143 @@ def ordered(data: Batches, batch: int, seed: int, epoch: int) -> Iterator[tuple[
             yield tree_map(lambda t, index=index: t[index], x), y[index]
 
 
-def prepare(net: Attached, data: Batches, what: str) -> tuple[Batches, int]:
-    """Check the data; put tensors on the device; count rows.
+def pairs(data: Batches) -> Iterable:
+    """The (x, y) of the data: tensors are one pair."""
+    return [data] if isinstance(data, tuple) else data
+
+
+class Stream:
+    """A re-iterable of batches, each given as a checked pair (x, y) of tensors.
 
     Args:
         net: The network that reads them.
-        data: (x, y) tensors or a re-iterable of batches.
+        source: Yields pairs, or mappings with the labels under one of `LABELS`.
         what: Its name in messages.
 
-    Returns:
-        The data and its number of rows.
+    Attributes:
+        batch_size: Rows of the largest batch, None where nothing tells.
+    """
+
+    def __init__(self, net: Attached, source: Iterable, what: str):
+        self.net, self.source, self.what = net, source, what
+        self.batch_size = getattr(source, "batch_size", None)
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        for batch in self.source:
+            pair = from_mapping(batch) if isinstance(batch, Mapping) else batch
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                of = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+                if isinstance(batch, Mapping):
+                    of = f" with none of the keys {', '.join(LABELS)}"
+                found = f"a {type(batch).__name__}{of}"
+                raise ValueError(f"{self.what} yields {found}, needs batches (x, y)")
+            yield checked(self.net, *pair)
+
+    def sizes(self) -> list[int]:
+        """Rows of each batch, as a DataLoader tells them unread, else counted."""
+        loader, found = self.source, []
+        if isinstance(loader, DataLoader) and loader.batch_size is not None:
+            with contextlib.suppress(TypeError, NotImplementedError):  # no length
+                rows = len(loader.sampler)  # pyright: ignore[reportArgumentType]  # it may have one
+                found = blocks(rows, loader.batch_size, loader.drop_last)
+        found = found or [len(y) for _, y in self]
+        self.batch_size = max(found, default=1)
+        return found
+
+
+def checked(net: Attached, x: Any, y: Any) -> tuple[Any, Tensor]:
+    x = check_x(net, x)
+    return x, check_y(net, x, y)
+
+
+def from_mapping(batch: Mapping) -> Any:
+    """(x, y) of a mapping: y is its entry of `LABELS`, x the rest, bare if that is one entry."""
+    label = next((name for name in LABELS if name in batch), None)
+    if label is None:
+        return batch
+    x = {name: batch[name] for name in batch if name != label}
+    return next(iter(x.values())) if len(x) == 1 else x, batch[label]
+
+
+def prepare(net: Attached, data: Batches, what: str) -> tuple[Any, Tensor] | Stream:
+    """Check tensors and put them on the device; wrap an iterable, so that its batches are checked.
+
+    Args:
+        net: The network that reads them.
+        data: (x, y) tensors or arrays, or a re-iterable of batches.
+        what: Its name in messages.
 
     Raises:
-        ValueError: For data that are neither, can be read only once, are empty or do not fit.
+        ValueError: For data that are neither, can be read only once, or do not fit.
     """
-    if isinstance(data, list) and len(data) == 2 and isinstance(data[1], Tensor):
+    if isinstance(data, list) and len(data) == 2 and isinstance(data[1], Tensor | np.ndarray):
         data = tuple(data)
     if isinstance(data, tuple):
         if len(data) != 2:
             raise ValueError(f"{what} is a tuple of {len(data)}, needs (x, y)")
-        check_x(net, data[0])
-        check_y(net, *data)
-        return to_device(data, device_of(net)), rows(data[0])
-    if iter(data) is data:
+        return to_device(checked(net, *data), device_of(net))
+    if not isinstance(data, Iterable):
+        raise ValueError(f"{what} is a {type(data).__name__}, needs (x, y) or batches of such")
+    if isinstance(data, Iterator):
         raise ValueError(f"{what} can be read only once: pass a list or a DataLoader of batches")
-    count = 0
-    for pair in data:
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise ValueError(f"{what} yields {describe_batch(pair)}, needs batches (x, y)")
-        x, y = pair
-        check_x(net, x)
-        check_y(net, x, y)
-        count += rows(x)
-    if not count:
-        raise ValueError(f"{what} is empty: it yields no batch")
-    return data, count
-
-
-def describe_batch(batch: Any) -> str:
-    what = f"a {type(batch).__name__}"
-    return f"{what} of {len(batch)}" if isinstance(batch, tuple | list) else what
+    return Stream(net, data, what)
 
 
 class Data:
     """Training and validation data: checked, on the network's device, counted.
+
+    A DataLoader that tells its size is not read for it: its batches are checked as they come. What
+    else is iterable is read once.
 
     Args:
         net: The network that reads them.
         train: (x, y) tensors or a re-iterable of batches.
         valid: The same, or None.
         batch: Rows per batch of tensors; an iterable brings its own batches, said as 0.
-        counted: Whether the batches of an iterable have to be counted too.
+        counted: Whether steps have to be known.
+        n: Rows of `train`, which then need no counting.
 
     Attributes:
-        per_epoch: Training steps per epoch, 0 where they were not counted.
+        per_epoch: Training steps per epoch, 0 where they are not known.
+        lone: Whether training keeps an iterable's batch of one row: not beside BatchNorm.
 
     Raises:
-        ValueError: As in `prepare`.
+        ValueError: As in `prepare`, and for no rows.
     """
 
     def __init__(
-        self, net: Attached, train: Batches, valid: Batches | None, batch: int, counted: bool
+        self, net: Attached, train: Batches, valid: Any, batch: int, counted: bool, n: int | None
     ):
-        self.train, self.n = prepare(net, train, "train")
-        self.valid, self.valid_n = (None, 0) if valid is None else prepare(net, valid, "valid")
+        norm = nn.modules.batchnorm._BatchNorm
+        self.lone = not any(isinstance(module, norm) for module in net.model.modules())
+        self.train = prepare(net, train, "train")
         self.batch = batch if isinstance(self.train, tuple) else 0
-        if self.batch:
-            odd_row = batch > 1 and self.n % batch == 1  # `ordered` leaves out a last one
-            self.per_epoch = max(1, math.ceil(self.n / batch) - odd_row)
-        else:
-            self.per_epoch = sum(1 for _ in self.train) if counted else 0
+        self.valid, self.valid_n = None, 0
+        if valid is not None:
+            self.valid = prepare(net, valid, "valid")
+            self.valid_n, _ = count(self.valid, "valid", 0, True)
+            next(iter(pairs(self.valid)))  # or its faults would come up after an epoch
+        self.n, self.per_epoch = n or 0, 0
+        if n is None or counted or self.batch:
+            found, self.per_epoch = count(self.train, "train", batch, self.lone)
+            self.n = n or found
+
+
+def count(data: tuple[Any, Tensor] | Stream, what: str, batch: int, lone: bool) -> tuple[int, int]:
+    """Rows per epoch, and the batches that `ordered` makes of them.
+
+    Raises:
+        ValueError: Where there are none.
+    """
+    if isinstance(data, Stream):
+        sizes = data.sizes()
+    else:
+        sizes, lone = blocks(len(data[1]), batch or len(data[1])), False
+    if not sum(sizes):
+        raise ValueError(f"{what} is empty: it yields no batch")
+    return sum(sizes), sum(lone or rows > 1 or max(sizes) == 1 for rows in sizes)
+
+
+def blocks(rows: int, size: int, whole: bool = False) -> list[int]:
+    """Sizes of the batches that `rows` make; without a smaller last one if asked for `whole`."""
+    return [size] * (rows // size) + [rows % size] * (rows % size > 0 and not whole)

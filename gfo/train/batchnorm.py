@@ -11,6 +11,7 @@ from gfo.core.batch import device_of, rows, to_device
 from gfo.core.checks import check_net, check_x
 from gfo.core.masked_pass import masked_pass, noise_for
 from gfo.core.noise import derive, generator
+from gfo.core.sites import eval_mode
 
 
 class _UnderTest(nn.Module):
@@ -19,12 +20,14 @@ class _UnderTest(nn.Module):
     def __init__(self, net: Attached, seed: int):
         super().__init__()
         self.net, self.seed, self.calls = net, seed, 0
+        norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.norms = [m for m in norms if m.training or not net.model.training]
+        self.frozen = [m for m in norms if m not in self.norms]
 
     def train(self, mode: bool = True):
         self.net.eval()
-        for module in self.net.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train(mode)
+        for module in self.norms:
+            module.train(mode)
         return self
 
     def forward(self, x: Tensor) -> None:
@@ -45,7 +48,8 @@ def reestimate(
     """Set BatchNorm's running mean and variance to averages under test-time masks.
 
     In training they follow the training policy, which for GFlowOut is q, tempered and mixed with
-    random masks; a test draws from p. Weights stay; without a BatchNorm layer nothing happens.
+    random masks; a test draws from p. Weights stay; without a BatchNorm layer nothing happens, and
+    one in eval mode inside a model in train mode is frozen and keeps its own.
 
     Args:
         net: The trained network.
@@ -58,7 +62,7 @@ def reestimate(
         ValueError: On bad x, and where no batch would have two rows.
     """
     check_net(net)
-    check_x(net, x)
+    x = check_x(net, x)
     if not isinstance(x, Tensor):
         raise ValueError(f"x is a {type(x).__name__}: re-estimation reads one tensor")
     if min(batch, len(x)) < 2:
@@ -66,16 +70,15 @@ def reestimate(
     gen = generator(seed, "batchnorm", "augment", device=device_of(net))
     parts = (to_device(part, device_of(net)) for part in x.split(batch) if len(part) > 1)
     torch.manual_seed(derive(seed, "batchnorm"))
-    modes = [(module, module.training) for module in net.modules()]
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    held = [(m, m.momentum, {n: b.clone() for n, b in m.named_buffers()}) for m in norms]
-    try:
-        update_bn((augment(p, gen) if augment else p for p in parts), _UnderTest(net, seed))
-    except BaseException:  # update_bn zeroes the statistics first
-        for module, momentum, buffers in held:
-            module.momentum = momentum
-            module.load_state_dict(buffers, strict=False)
-        raise
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with net.exclusive():
+        under = _UnderTest(net, seed)
+        undone = [*under.norms, *under.frozen]
+        held = {m: (m.momentum, {n: b.clone() for n, b in m.named_buffers()}) for m in undone}
+        with eval_mode(net):
+            try:
+                update_bn((augment(p, gen) if augment else p for p in parts), under)
+                undone = under.frozen
+            finally:  # update_bn zeroes the statistics first
+                for module in undone:
+                    module.momentum, buffers = held[module]
+                    module.load_state_dict(buffers, strict=False)

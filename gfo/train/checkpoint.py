@@ -1,16 +1,20 @@
 """What a checkpoint holds, when it is written and how a run goes on from it."""
 
-import json
-from collections.abc import Callable, Sequence
+import contextlib
+import errno
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from gfo.core.attached import Attached
-from gfo.core.files import write_json
-from gfo.core.save import check_same, load_state, read, write_atomically
+from gfo.core.files import read_json, write_json
+from gfo.core.save import check_same, load_state, read, write_content
+
+File = str | Path | None
+Moving = dict[str, dict[str, Any]]  # "optimizers" and "schedulers", by group
 
 
 def name_of(thing: Any) -> str | None:
@@ -18,18 +22,30 @@ def name_of(thing: Any) -> str | None:
     return thing if isinstance(thing, str | None) else getattr(thing, "__qualname__", repr(thing))
 
 
-def stopped(state: dict, patience: int, valid: Any) -> bool:
-    """Whether the validation loss has waited `patience` epochs for a new best."""
-    return valid is not None and state["waited"] >= patience
+def check_writable(path: File, what: str = "checkpoint") -> None:
+    """Raise ValueError unless a file can be written there, before there is anything to lose."""
+    if path is None:
+        return
+    with saying_why(path, what):
+        if Path(path).is_dir():
+            raise OSError(errno.EISDIR, "it is a folder")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=Path(path).parent).close()
+
+
+@contextlib.contextmanager
+def saying_why(path: str | Path, what: str = "checkpoint") -> Iterator[None]:
+    """Turn what writing raises, a full disk for one, into a line that names the file."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # the latter is torch's
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        said = f"{what} {str(path)!r} cannot be written to ({reason})"
+        raise ValueError(f"{said}: is the disk full, or the folder not yours?") from None
 
 
 def remember(
-    net: Attached,
-    moving: dict[str, dict],
-    state: dict,
-    row: dict,
-    checkpoint: str | Path | None,
-    about: dict,
+    net: Attached, moving: Moving, state: dict, row: dict, checkpoint: File, about: dict
 ) -> None:
     """Add an epoch to the history, keep the best weights, write the checkpoint.
 
@@ -44,20 +60,18 @@ def remember(
     state["history"].append(row)
     nll = row.get("valid_nll")
     if nll is not None:
-        best = min((r["valid_nll"] for r in state["history"][:-1]), default=float("inf"))
-        state["waited"] = 0 if nll < best else state["waited"] + 1
-        if nll < best:
+        state["waited"] += 1
+        if all(nll < earlier["valid_nll"] for earlier in state["history"][:-1]):
+            state["waited"] = 0
             state["best"] = {k: v.clone() for k, v in net.state_dict().items()}
     if checkpoint is not None:
-        content = {"gfo": about, "state": net.state_dict(), "progress": state} | {
-            k: {name: o.state_dict() for name, o in v.items()} for k, v in moving.items()
-        }
-        write_atomically(checkpoint, lambda temporary: torch.save(content, temporary))
+        states = {k: {name: o.state_dict() for name, o in v.items()} for k, v in moving.items()}
+        content = {"gfo": about, "state": net.state_dict(), "progress": state} | states
+        with saying_why(checkpoint):
+            write_content(checkpoint, content)
 
 
-def resume(
-    net: Attached, moving: dict[str, dict], checkpoint: str | Path | None, about: dict
-) -> dict:
+def resume(net: Attached, moving: Moving, checkpoint: File, about: dict) -> dict:
     """The progress in a checkpoint, with the weights and what else moves restored.
 
     Args:
@@ -67,18 +81,26 @@ def resume(
         about: What has to agree with the file's.
 
     Raises:
-        ValueError: For the checkpoint of another network or run.
+        ValueError: For the checkpoint of another network or run, and for a damaged one.
     """
     fresh = {"history": [], "waited": 0, "best": None}
     if checkpoint is None or not Path(checkpoint).exists():
         return fresh
     content = read(checkpoint)
+    for key in ("progress", *moving):
+        if key not in content:
+            raise ValueError(f"{str(checkpoint)!r} lacks {key!r}: it is no checkpoint of gfo.fit")
     check_same(content["gfo"], about, checkpoint)
+    try:
+        for kind, named in moving.items():
+            for name, each in named.items():
+                each.load_state_dict(content[kind][name])
+        progress = {key: content["progress"][key] for key in fresh}
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        said = f"{str(checkpoint)!r} is damaged ({type(error).__name__})"
+        raise ValueError(f"{said}: delete it to start anew") from None
     load_state(net, content["state"], checkpoint)
-    for kind, named in moving.items():
-        for name, each in named.items():
-            each.load_state_dict(content[kind][name])
-    return content["progress"]
+    return progress
 
 
 def one_by_one(
@@ -89,10 +111,18 @@ def one_by_one(
     Each result (plain JSON) is kept at once in `file`, if there is one, so that a stopped run goes
     on with the item that it stopped in.
     """
-    done = json.loads(file.read_text()) if file and file.exists() else []
+    done = read_list(file) if file and file.exists() else []
     left = items[len(done) :]
     for item in tqdm(left, label, len(items), False, initial=len(done), disable=not progress):
         done.append(work(item))
         if file:
             write_json(file, done)
     return done
+
+
+def read_list(file: Path) -> list:
+    """The results kept in `file`; ValueError, naming it, where it is damaged."""
+    with contextlib.suppress(ValueError):  # bad JSON and bad UTF-8 both are
+        if isinstance(done := read_json(file), list):
+            return done
+    raise ValueError(f"{str(file)!r} is damaged: delete it to start anew")

@@ -6,12 +6,12 @@ has an optimiser of its own: one backward pass serves all, their gradients being
 """
 
 import contextlib
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,16 +21,16 @@ from tqdm.auto import tqdm
 
 from gfo.core.attached import Attached
 from gfo.core.batch import device_of, pick_device, to_device
-from gfo.core.checks import check_counts, check_net
+from gfo.core.checks import check_counts, check_net, check_whole
 from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import derive, generator
-from gfo.core.objectives import total
-from gfo.core.predict import predict
+from gfo.core.predict import sample_logits
+from gfo.core.rates import learning_rates
 from gfo.core.save import describe
 from gfo.methods.base import Loss
-from gfo.train.batches import Batches, Data, ordered
-from gfo.train.checkpoint import name_of, remember, resume, stopped
-from gfo.train.recipe import Schedule, adam, learning_rates, make_schedulers, optimizers_of
+from gfo.train.batches import Batches, Data, ordered, pairs
+from gfo.train.checkpoint import File, Moving, check_writable, name_of, remember, resume
+from gfo.train.recipe import Schedule, adam, make_schedulers, optimizers_of
 
 
 @torch.random.fork_rng()  # the caller's random state stays his: a loader may draw from it
@@ -39,16 +39,17 @@ def fit(
     batch: int = 128, patience: int = 6, lr: Mapping[str, float] | None = None,
     optimizer: Callable[[str, list], torch.optim.Optimizer] | None = None, backbone: bool = True,
     samples: int = 20, seed: int = 0, device: str | torch.device = "auto",
-    checkpoint: str | Path | None = None, progress: bool = True, bf16: bool = False,
+    checkpoint: File = None, progress: bool = True, bf16: bool = False,
     compile: bool = False, schedule: str | Schedule | None = None,
-    augment: Callable[[Any, torch.Generator], Any] | None = None,
+    augment: Callable[[Any, torch.Generator], Any] | None = None, n: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Train backbone and masks.
+    """Train backbone and masks. Modules in eval mode inside a model in train mode stay so.
 
     Args:
         net: What `attach` returned.
-        train: (x, y) tensors, or any re-iterable of (x, y) batches. A DataLoader's own `generator`
-            is seeded anew each epoch.
+        train: (x, y) tensors or arrays, or any re-iterable of such batches, or of mappings with y
+            under "labels" (`gfo.train.batches.LABELS`); of one row beside BatchNorm they are left
+            out. A DataLoader's own `generator` is seeded anew each epoch.
         valid: The same for early stopping, on the negative log-likelihood of the mask-averaged
             predictive under fixed noise; the best weights are restored. Without it all epochs run
             and the last weights stay.
@@ -64,33 +65,35 @@ def fit(
         checkpoint: A file written at each epoch's end; if it exists, the run goes on from there.
         progress: Whether to show a bar per epoch.
         bf16: Autocast to bfloat16.
-        compile: torch.compile the method's loss, the masked pass included; anew for a batch of
-            another size, as the last of an epoch may be.
+        compile: torch.compile the loss, masked pass included; anew for a batch of another size.
         schedule: "one-cycle", or `f(optimizer, steps)` that makes a torch scheduler for so many
             steps; every group follows it, from its own rate. None: rates stay.
         augment: `f(x, generator)` changes each training batch on its device, by draws from a
             generator of that step only.
+        n: Size of the training set; spares a stream that cannot tell it one reading.
 
     Returns:
         The history, one row per epoch: epoch, each loss part (mean over batches, nats; "tb" in
         nats²), the method's further figures, valid_nll, seconds.
 
     Raises:
-        ValueError: On bad data or another run's checkpoint.
+        ValueError: On bad data or another run's checkpoint; after an epoch that ends with a loss or
+            weight that is not finite: with `valid` the net then has its best weights so far.
     """
     check_net(net)
-    check_counts(samples=samples, batch=batch, patience=patience)
+    check_counts(samples=samples, batch=batch, patience=patience, n=1 if n is None else n)
+    epochs, seed = check_whole("epochs", epochs), check_whole("seed", seed)
+    check_writable(checkpoint)
     net.to(pick_device(device))
-    data = Data(net, train, valid, batch, counted=bool(schedule))
-    rates = learning_rates(lr)
+    data, rates = Data(net, train, valid, batch, bool(schedule), n), learning_rates(lr)
     make = optimizer or (lambda name, params: adam(params, rates[name]))
     optimizers = optimizers_of(net, backbone, make)
     steps = epochs * data.per_epoch if schedule else 0
     moving = {"optimizers": optimizers, "schedulers": make_schedulers(schedule, optimizers, steps)}
-    run = Run(net, data, moving, augment, epochs, samples, int(seed), bf16, compile, progress)
-    about = run.about(rates, backbone, schedule, steps)
+    net.likelihood.standardise(y for _, y in pairs(data.train))
+    run = Run(net, data, moving, augment, epochs, samples, seed, bf16, compile, progress)
     with modes(net, backbone):
-        return run.to_end(patience, checkpoint, about)
+        return run.to_end(patience, checkpoint, run.about(rates, backbone, schedule, steps))
 
 
 @dataclass
@@ -99,7 +102,7 @@ class Run:
 
     net: Attached
     data: Data
-    moving: dict[str, dict[str, Any]]  # optimisers and schedulers by group
+    moving: Moving
     augment: Callable | None
     epochs: int
     samples: int
@@ -118,40 +121,47 @@ class Run:
             schedule=name_of(schedule), steps=steps,  # where the schedule ends
         )}  # fmt: skip
 
-    def to_end(self, patience: int, checkpoint: Any, about: dict) -> pd.DataFrame:
+    def to_end(self, patience: int, checkpoint: File, about: dict) -> pd.DataFrame:
         """Begin, or go on from the checkpoint, until the epochs are over; the history."""
         state = resume(self.net, self.moving, checkpoint, about)
         loss = compiled_loss(self.net) if self.compile else self.net.method.loss
-        for epoch in range(len(state["history"]), self.epochs):
-            if stopped(state, patience, self.data.valid):
-                break
-            row = self.epoch(epoch, loss)
-            remember(self.net, self.moving, state, row, checkpoint, about)
-        if state["best"] is not None:
-            self.net.load_state_dict(state["best"])
+        try:
+            for epoch in range(len(state["history"]), self.epochs):
+                if self.data.valid is not None and state["waited"] >= patience:
+                    break
+                row = self.epoch(epoch, loss)
+                remember(self.net, self.moving, state, row, checkpoint, about)
+        finally:  # also where training diverged
+            if state["best"] is not None:
+                with self.net.exclusive():
+                    self.net.load_state_dict(state["best"])
         return pd.DataFrame(state["history"])
 
     def epoch(self, epoch: int, loss: Callable[..., Loss]) -> dict[str, Any]:
         """One epoch and a look at the validation data: a row of the history."""
         net, data, seed, started = self.net, self.data, self.seed, time.perf_counter()
         torch.manual_seed(derive(seed, "epoch", epoch))
-        if isinstance(own := getattr(data.train, "generator", None), torch.Generator):
+        source = getattr(data.train, "source", None)
+        if isinstance(own := getattr(source, "generator", None), torch.Generator):
             own.manual_seed(derive(seed, "loader", epoch))  # a DataLoader's
         bar = tqdm(
-            ordered(data.train, data.batch, seed, epoch), desc=f"epoch {epoch + 1}/{self.epochs}",
-            total=data.per_epoch or None, leave=False, disable=not self.progress,
+            ordered(data.train, data.batch, seed, epoch, data.lone), leave=False,
+            total=data.per_epoch or None, disable=not self.progress,
+            desc=f"epoch {epoch + 1}/{self.epochs}",
         )  # fmt: skip
         cast = torch.autocast(device_of(net).type, torch.bfloat16, enabled=self.bf16)
         row = one_epoch(net, bar, self.moving, loss, self.augment, data.n, (seed, epoch), cast)
+        check_weights(net, epoch)
         if data.valid is not None:
             row["valid_nll"] = predictive_nll(net, data.valid, self.samples, seed)
+            check_finite("valid_nll", row["valid_nll"], epoch)
         return {"epoch": epoch + 1, **row, "seconds": time.perf_counter() - started}
 
 
 def one_epoch(
     net: Attached,
     batches: Iterable,
-    moving: dict[str, dict],
+    moving: Moving,
     loss: Callable[..., Loss],
     augment: Callable | None,
     n: int,
@@ -183,17 +193,38 @@ def one_epoch(
         x, y = to_device((x, y), device_of(net))
         if augment is not None:
             x = augment(x, generator(seed, "augment", epoch, step, device=device_of(net)))
-        with cast:
-            found = loss(BatchPass(net, x, y, (seed, "step", epoch, step)), n)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        total(found.parts.values()).backward()
-        for each in (*optimizers, *moving["schedulers"].values()):
-            each.step()
+        with net.exclusive():  # another thread may predict between steps, not within one
+            with cast:
+                found = loss(BatchPass(net, x, y, (seed, "step", epoch, step)), n)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            found.total.backward()
+            for each in (*optimizers, *moving["schedulers"].values()):
+                each.step()
         for name, value in (found.parts | found.info).items():
             sums[name] = sums[name] + value.detach()
         count += 1
-    return {name: float(value) / count for name, value in sums.items()}
+    if not count:
+        raise ValueError(f"epoch {epoch + 1}: train yields no batch; can it be read only once?")
+    means = {name: float(value) / count for name, value in sums.items()}
+    for name in found.parts:
+        check_finite(name, means[name], epoch)
+    return means
+
+
+def check_finite(part: str, value: float, epoch: int) -> None:
+    """Raise ValueError, naming epoch and part, for a NaN or inf."""
+    if not math.isfinite(value):
+        said = f"epoch {epoch + 1}: {part} is {value}"
+        raise ValueError(f"{said}, training diverged: lower the rates, lr={{…}}")
+
+
+def check_weights(net: Attached, epoch: int) -> None:
+    """Raise ValueError, naming epoch and weight, for one that is not finite."""
+    named = {k: v for k, v in net.state_dict().items() if v.is_floating_point()}
+    finite = torch.stack([v.isfinite().all() for v in named.values()]).tolist()  # one wait
+    if not all(finite):
+        check_finite(f"weight {list(named)[finite.index(False)]}", math.nan, epoch)
 
 
 def compiled_loss(net: Attached) -> Callable[[BatchPass, int], Loss]:
@@ -212,19 +243,19 @@ def compiled_loss(net: Attached) -> Callable[[BatchPass, int], Loss]:
 
 
 def predictive_nll(net: Attached, data: Batches, samples: int, seed: int = 0) -> float:
-    """Mean negative log-likelihood of the mask-averaged predictive, in nats per example.
+    """Mean negative log-likelihood of the predictive over masks, in nats per example.
 
     Args:
         net: What `attach` returned.
-        data: (x, y) tensors or a re-iterable of batches.
+        data: (x, y) tensors or a re-iterable of batches; see `Likelihood.valid_nll`.
         samples: Masks per example.
         seed: Of the masks.
     """
-    pairs = [data] if isinstance(data, tuple) else data
     summed, count = torch.zeros(()), 0
-    for x, y in pairs:
-        probs = predict(net, x, samples, seed=seed)
-        nll = net.likelihood.predictive_nll(probs, y.to(probs.device))
+    for x, y in pairs(data):
+        outputs = sample_logits(net, x, samples, seed=seed)
+        with torch.no_grad():  # a learned sd asks for one
+            nll = net.likelihood.valid_nll(outputs, y.to(outputs.device))
         summed, count = summed + nll.sum().cpu(), count + len(nll)
     return float(summed) / count
 
@@ -233,18 +264,24 @@ def predictive_nll(net: Attached, data: Batches, samples: int, seed: int = 0) ->
 def modes(net: Attached, backbone: bool) -> Iterator[None]:
     """Train mode inside the block; modes and flags as they were after it.
 
-    But for a frozen backbone (`backbone` False), whose weights also ask for no gradient.
+    But for modules in eval mode inside a model in train mode, such as a frozen BatchNorm, and for a
+    frozen backbone (`backbone` False), whose weights also ask for no gradient.
     """
-    before = [(m, m.training) for m in net.modules()]
-    asked = [(p, p.requires_grad) for p in net.model.parameters()]
-    net.train()
-    if not backbone:
-        net.model.eval()
-        net.model.requires_grad_(False)
+    with net.exclusive():
+        before = [(m, m.training) for m in net.modules()]
+        frozen = [m for m in net.model.modules() if not m.training] if net.model.training else []
+        asked = [(p, p.requires_grad) for p in net.model.parameters()]
+        net.train()
+        for module in frozen:
+            module.training = False
+        if not backbone:
+            net.model.eval()
+            net.model.requires_grad_(False)
     try:
         yield
     finally:
-        for module, mode in before:
-            module.training = mode
-        for parameter, flag in asked:
-            parameter.requires_grad_(flag)
+        with net.exclusive():
+            for module, mode in before:
+                module.training = mode
+            for parameter, flag in asked:
+                parameter.requires_grad_(flag)

@@ -12,47 +12,23 @@ from gfo.core.attach import attach
 from gfo.core.attached import Attached
 from gfo.core.batch import pick_device
 from gfo.core.noise import derive
+from gfo.core.rates import LEARNING_RATES as LEARNING_RATES  # the laboratory asks here
 from gfo.core.registry import Registry
 from gfo.data.splits import Splits
 from gfo.data.transforms import crop_flip
 from gfo.methods import create
 from gfo.models import arguments, build
 
-LEARNING_RATES = {"backbone": 1e-3, "masks": 1e-3, "log_z": 1e-2}
-
-
-def learning_rates(lr: Mapping[str, float] | None) -> dict[str, float]:
-    """The rate of each group, the default where `lr` does not name it.
-
-    Raises:
-        ValueError: Where `lr` is no mapping, or names a group that there is not.
-    """
-    if not isinstance(lr, Mapping | None):
-        raise ValueError(f"lr is {lr!r}, needs a rate by group: lr={{'backbone': {lr!r}}}, say")
-    unknown = set(lr or {}) - set(LEARNING_RATES)
-    if unknown:
-        raise ValueError(f"lr names {sorted(unknown)}; the groups are {sorted(LEARNING_RATES)}")
-    return LEARNING_RATES | {name: float(rate) for name, rate in (lr or {}).items()}
-
 
 def optimizers_of(
-    net: Attached, backbone: bool, make: Callable[[str, list], torch.optim.Optimizer]
-) -> dict[str, torch.optim.Optimizer]:
-    """What `make` makes for each group.
-
-    Raises:
-        ValueError: Where there is nothing to train.
-    """
-    groups = {"backbone": list(net.model.parameters())} if backbone else {}
-    groups |= net.method.param_groups()
-    if not groups:
-        raise ValueError(
-            f"{net.method.name} has no mask parameters: nothing to train, backbone=False"
-        )
-    return {name: make(name, group) for name, group in groups.items()}
+    net: Attached, backbone: bool, make: Callable[[str, list], Optimizer]
+) -> dict[str, Optimizer]:
+    """What `make` makes for each group of `net.param_groups()`."""
+    groups = net.param_groups(backbone=backbone)
+    return {group["name"]: make(group["name"], group["params"]) for group in groups}
 
 
-def adam(params: list, lr: float) -> torch.optim.Optimizer:
+def adam(params: list, lr: float) -> Optimizer:
     """Adam, fused into one kernel where this torch has it for the parameters' device."""
     try:
         return torch.optim.Adam(params, lr=lr, fused=True)
@@ -74,16 +50,13 @@ def recipe(config: Mapping[str, Any], device: str | torch.device) -> dict[str, A
         device: Where training runs. "bf16" asks for bfloat16 where it computes in it, see
             `computes_bf16`.
     """
-    backbone = OPTIMIZERS[config.get("optimizer", "adam")]
-
-    def optimizer(name: str, params: list) -> torch.optim.Optimizer:
-        return (backbone if name == "backbone" else adam)(params, config["lr"][name])
-
+    make = {"backbone": OPTIMIZERS[config.get("optimizer", "adam")]}
     return {
-        "optimizer": optimizer, "schedule": config.get("schedule"),
+        "optimizer": lambda name, params: make.get(name, adam)(params, config["lr"][name]),
+        "schedule": config.get("schedule"),
         "augment": AUGMENTS[config.get("augment", "none")],
         "bf16": config.get("bf16", False) and computes_bf16(device),
-    }  # fmt: skip
+    }
 
 
 def computes_bf16(device: str | torch.device) -> bool:
@@ -123,10 +96,8 @@ def make_schedulers(
     Raises:
         ValueError: For an unknown name.
     """
-    if schedule is None:
-        return {}
-    build = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
-    return {name: build(optimizer, steps) for name, optimizer in optimizers.items()}
+    make = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+    return {name: make(each, steps) for name, each in optimizers.items()} if make else {}
 
 
 def make_net(

@@ -150,3 +150,36 @@ def test_each_broken_specimen_is_caught(name, seed_toy):
     if name == "broadcast" and (evidence - evidence.mean()).abs().mean() < 0.1:
         return  # one log Z for all is then off by little more than the 0.05 nat diagnose allows
     assert diagnose(net, toy.x, toy.y)["flag"].any() == seen
+
+
+# --- what is bounded, faults A11
+
+
+def readings(method, likelihood=None, y=None):
+    torch.manual_seed(0)
+    model, sites = toy_model()
+    x, y = torch.randn(6, 6), torch.arange(6) % 3 if y is None else y
+    net = shake(gfo.attach(model, sites, method, x, likelihood=likelihood), scale=0.1)
+    return " ".join(diagnose(net, x, y, samples=32)["reading"])
+
+
+BITS = (torch.rand(6, 3) > 0.5).float()
+EVIDENCE = {
+    "the paper's": (gfo.GFlowOut, None, None, "log p(y|x)"),
+    "contextual": (gfo.ContextualDropout, None, None, "log p(y|x)"),
+    "bits": (gfo.GFlowOut, gfo.Bernoulli(), BITS, "log p(y|x)"),
+    "data set": (gfo.IDGFlowOut, None, None, "log p(D)"),
+    "exponent": (lambda: gfo.GFlowOut(beta=0.5), None, None, "log Σ_z R(z)"),
+    "contextual's": (lambda: gfo.ContextualDropout(beta=2.0), None, None, "log Σ_z R(z)"),
+    "data set's": (lambda: gfo.IDGFlowOut(beta=0.1), None, None, "log Σ_z R(z)"),
+    "weights": (gfo.GFlowOut, gfo.Categorical([1.0, 2, 3]), None, "log Σ_z R(z)"),
+    "degrees": (gfo.GFlowOut, gfo.SoftTargets(), BITS, "log Σ_z R(z)"),
+}
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_a_reading_says_log_p_only_of_what_is_log_p(name):
+    make, likelihood, y, words = EVIDENCE[name]
+    said = readings(make(), likelihood, y)
+    assert words in said
+    assert not [w for w in ("log p(y|x)", "log p(D)", "log Σ_z R(z)") if w in said and w != words]

@@ -45,10 +45,12 @@ def test_a_cell_that_is_no_python_is_passed_over():
 def results(tmp_path):
     """Two records of one experiment and one of another."""
     record = dict.fromkeys(records.KEYS, "x") | {"config": {"lr": 0.1}, "experiment": "audit"}
+    record["config_hash"] = records.config_hash(record["config"])
     for seed, series in enumerate([[1.0, 2.0], [3.0, 4.0]]):
         path = tmp_path / "results/audit" / f"{seed}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record | {"seed": seed, "metrics": {"kl": seed, "by": series}}))
+        text = json.dumps(record | {"seed": seed, "metrics": {"kl": seed, "by": series}})
+        path.write_text(text, encoding="utf-8")
     other = tmp_path / "results/tune/0.json"
     other.parent.mkdir()
     other.write_text(json.dumps(record | {"experiment": "tune", "metrics": {"tune_nll": 1.0}}))

@@ -1,5 +1,6 @@
 """Every bad input gets one line that names cause and cure, before any work."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import toy_model
@@ -39,7 +40,24 @@ CASES = {
     "batch": (lambda n: gfo.fit(n, (X, Y), batch=0, progress=False), "batch is 0"),
     "one row": (lambda n: gfo.train.reestimate(n, X, batch=1), "BatchNorm needs two rows"),
     "statistics of parts": (lambda n: gfo.train.reestimate(n, (X,)), "x is a tuple"),
-    "x of numpy": (lambda n: gfo.predict(n, X.numpy()), "x has a ndarray and no tensor"),
+    "x of lists": (lambda n: gfo.predict(n, X.tolist()), "x has a list and no tensor"),
+    "x of words": (lambda n: gfo.predict(n, np.full((4, 6), "1")), "an array holds <U1"),
+    "x of integers": (lambda n: gfo.predict(n, X.byte()), "x is of uint8, which the model does"),
+    "samples of words": (lambda n: gfo.predict(n, X, "20"), "samples is '20', needs to be a whole"),
+    "seed of a half": (lambda n: gfo.predict(n, X, seed=1.5), "seed is 1.5"),
+    "memory of a word": (lambda n: gfo.predict(n, X, memory="1G"), "memory is '1G'"),
+    "masks of a word": (lambda n: gfo.predict(n, X, masks="all"), "masks='all' is none of"),
+    "loader without rows": (lambda n: gfo.predict(n, iter([])), "the loader yields no batch"),
+    "loader without labels": (lambda n: gfo.score(n, iter([X]), None, ONES), "score needs labels"),
+    "loader and y": (lambda n: gfo.score(n, iter([(X, Y)]), Y, ONES), "pass y=None"),
+    "loader and too many masks": (
+        lambda n: gfo.score(n, iter([(X[:3], Y[:3])]), None, ONES),
+        "the loader yields 3",
+    ),
+    "given masks and a loader": (lambda n: gfo.predict(n, iter([X]), masks=ONES), "for one batch"),
+    "no source": (lambda n: gfo.masked_pass(n, X, source="tset"), "source 'tset' is not one of"),
+    "no noise": (lambda n: gfo.masked_pass(n, X, source="test"), "draws masks: pass noise"),
+    "source without masks": (lambda n: gfo.masked_pass(n, X, source="given"), "needs masks"),
     "example of numpy": (
         lambda n: gfo.attach(*toy_model(), "random", X.numpy()),
         "a ndarray without a tensor",

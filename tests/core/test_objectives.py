@@ -270,6 +270,7 @@ def test_unitwise_draws_follow_its_own_logits(source):
 
 def test_unitwise_mean_pass_is_deterministic_and_closed_form_kl_holds():
     net, x, y = make(policy="unitwise")
+    net.eval()
     assert torch.equal(net(x), net(x))
     _, out = every_mask(net, x, y)
     per_mask = sum(kl_bernoulli(q, p) for q, p in zip(out.q_logits, out.p_logits, strict=True))

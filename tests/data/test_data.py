@@ -1,16 +1,21 @@
 """Data sets, splits and shifts."""
 
 import gzip
+import hashlib
+import os
 import struct
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 import gfo
-from gfo.data import rotate
-from gfo.data.splits import fetch
+from gfo.data import images, rotate
+from gfo.data.splits import check_file, fetch
+
+RAW = Path(os.environ.get("GFO_DATA", "data")) / "MNIST" / "raw"
 
 
 def test_digits_are_whole_disjoint_and_normalised_by_the_training_part():
@@ -92,3 +97,74 @@ def test_two_who_download_the_same_files_take_turns(tmp_path):
     for thread in both:
         thread.join()
     assert most == [1, 1] and not list(tmp_path.iterdir())
+
+
+# --- Files that are not the published ones (faults A13)
+
+
+def write_mnist(root, images=6):
+    """MNIST's four unpacked files, small: the right kind, not the published ones."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        head = struct.pack(">IIII", 2051, images, 28, 28)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(head + bytes(range(196)) * 4 * images)
+        labels = struct.pack(">II", 2049, images) + bytes(range(images))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    return raw
+
+
+def digests(raw):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in raw.iterdir()}
+
+
+def test_faults_a13_unpacked_mnist_files_are_checked(tmp_path, monkeypatch):
+    raw = write_mnist(tmp_path)
+    with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte. is not the") as told:
+        images._part(tmp_path, True)
+    assert "\n" not in str(told.value) and "GFO_UNCHECKED" in str(told.value)
+    monkeypatch.setattr(images, "MNIST_SHA256", digests(raw))
+    x, y = images._part(tmp_path, True)
+    assert x.shape == (6, 1, 28, 28) and y.tolist() == list(range(6))
+    assert float(x[0, 0, 0, 195 % 28]) == pytest.approx((195 % 28) / 255)
+    for name, spoil in (
+        ("t10k-labels-idx1-ubyte", lambda b: b[:8] + b[9:] + b[8:9]),  # shifted by one
+        ("t10k-images-idx3-ubyte", lambda b: b[:16] + bytes(len(b) - 16)),  # blank
+    ):
+        images._part(tmp_path, False)  # whole, and its digest known by now
+        path = raw / name
+        whole = path.read_bytes()
+        path.write_bytes(spoil(whole))
+        with pytest.raises(FileNotFoundError, match=name):
+            images._part(tmp_path, False)
+        path.write_bytes(whole)
+
+
+def test_faults_a13_a_leftover_of_an_old_torchvision_never_wins(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MNIST_SHA256", digests(write_mnist(tmp_path)))
+    old = tmp_path / "MNIST" / "processed"
+    old.mkdir()
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(3, 28, 28, dtype=torch.uint8), torch.zeros(3).long()), old / name)
+    assert images._part(tmp_path, True)[1].tolist() == list(range(6))
+
+
+def test_faults_a13_files_of_ones_own_are_read_with_a_warning(tmp_path, monkeypatch):
+    write_mnist(tmp_path)
+    monkeypatch.setenv("GFO_UNCHECKED", "1")
+    with pytest.warns(UserWarning, match="not the published file"):
+        assert len(images._part(tmp_path, True)[1]) == 6
+
+
+def test_faults_a13_a_file_is_read_once_for_its_digest(tmp_path, monkeypatch):
+    (tmp_path / "f").write_bytes(b"a")
+    digest = hashlib.sha256(b"a").hexdigest()
+    check_file(tmp_path / "f", digest, "")
+    monkeypatch.setattr("gfo.data.splits.hashlib", None)
+    check_file(tmp_path / "f", digest, "")
+
+
+@pytest.mark.skipif(not RAW.is_dir(), reason="no MNIST under GFO_DATA")
+def test_the_real_mnist_is_the_published_one():
+    x, y = images._part(RAW.parents[1], False)
+    assert x.shape == (10_000, 1, 28, 28) and y[:5].tolist() == [7, 2, 1, 0, 4]

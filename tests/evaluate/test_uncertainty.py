@@ -5,9 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import toy_model
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from gfo.evaluate import uncertainty
+import gfo
+from gfo.evaluate import metrics, uncertainty
+from gfo.evaluate.masks import distances, passes, predictive_nll
 from gfo.evaluate.uncertainty import SCORES, dempster_shafer, detection, energy
 
 
@@ -114,3 +117,92 @@ def test_bad_scores_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+# --- other likelihoods, faults A6
+
+
+def test_scores_of_coins_are_those_of_coins():
+    a = some_logits(classes=3)
+    p = a.double().sigmoid().numpy()
+    mean = p.mean(0)
+
+    def coins(p):
+        return -(p * np.log(p) + (1 - p) * np.log(1 - p)).sum(-1)
+
+    # the predictive probability of the three likelier answers together, over masks
+    likelier = mean >= 0.5
+    joint = np.where(likelier, p, 1 - p).prod(2).mean(0)
+    for likelihood in (gfo.Bernoulli(), gfo.SoftTargets()):
+        for name, want in (
+            ("entropy", coins(mean)),
+            ("mutual information", coins(mean) - coins(p).mean(0)),
+            ("maximum probability", 1 - joint),
+        ):
+            found = SCORES[name](a, likelihood)
+            np.testing.assert_allclose(found.numpy(), want, rtol=1e-4, atol=1e-5)
+    wrong = SCORES["entropy"](a)  # as if they were classes
+    assert not torch.allclose(wrong, SCORES["entropy"](a, gfo.Bernoulli()), rtol=0.1)
+
+
+def test_scores_of_a_net_are_taken_under_its_own_likelihood():
+    x = torch.randn(9, 6)
+    net = gfo.attach(*toy_model(classes=4), "gflowout", x, likelihood=gfo.SoftTargets())
+    found = SCORES["entropy"](gfo.sample_logits(net, x, 3), net.likelihood)
+    p = gfo.predict(net, x, 3)
+    want = torch.distributions.Bernoulli(p).entropy().sum(1)
+    torch.testing.assert_close(found, want)
+    assert (want > math.log(4)).all()  # four coins hold more than one of four classes can
+
+
+def test_positions_of_an_example_are_summed():
+    a = 3 * torch.randn(4, 5, 3, 2, 2)
+    net = gfo.Categorical()
+    flat = a.permute(0, 1, 3, 4, 2).flatten(1, 3)  # (S, B·H·W, K)
+    for name in ("entropy", "mutual information"):
+        want = SCORES[name](flat).view(5, 4).sum(1)
+        torch.testing.assert_close(SCORES[name](a, net), want, rtol=1e-4, atol=1e-5)
+    mean = a.softmax(2).mean(0)
+    each = a.softmax(2).gather(2, mean.argmax(1)[None, :, None].expand(4, -1, -1, -1, -1))
+    want = 1 - each.flatten(2).prod(2).mean(0)
+    torch.testing.assert_close(SCORES["maximum probability"](a, net), want)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_score_without_a_meaning_is_refused(score):
+    a = some_logits()
+    with pytest.raises(ValueError) as error:
+        SCORES[score](a, gfo.Gaussian())
+    assert "Gaussian()" in str(error.value) and "\n" not in str(error.value)
+    if "energy" in score or "dempster" in score:
+        for likelihood, outputs in ((gfo.Bernoulli(), a), (gfo.Categorical(), a[..., None])):
+            with pytest.raises(ValueError, match="a score of class logits"):
+                SCORES[score](outputs, likelihood)
+
+
+def test_scores_of_classes_refuse_what_is_no_distribution_over_classes():
+    coins, y = torch.full((6, 3), 0.9), torch.arange(6) % 3
+    for call in (
+        lambda: metrics.evaluate(coins, y),
+        lambda: metrics.scored(coins[None], y),
+        lambda: metrics.reliability(coins, y),
+        lambda: metrics.selective_accuracy(coins, y, [0.5]),
+        lambda: metrics.evaluate(coins / coins.sum(1, keepdim=True), coins),
+        lambda: metrics.evaluate(torch.randn(6, 1), torch.randn(6, 1)),
+    ):
+        with pytest.raises(ValueError, match="no class probabilities"):
+            call()
+
+
+def test_what_masks_buy_is_scored_under_the_likelihood():
+    torch.manual_seed(0)
+    x, y = torch.randn(9, 6), torch.randn(9, 2)
+    net = gfo.attach(*toy_model(classes=4), "gflowout", x, likelihood=gfo.Gaussian())
+    found = predictive_nll(net, x, y, samples=7)
+    masks = list(passes(net, x, y, "q", 7, 0))
+    outputs = torch.stack([run.logits for run in masks]).double()
+    normal = torch.distributions.Normal(outputs[..., :2], outputs[..., 2:].exp())
+    want = normal.log_prob(y.double()).sum(2).logsumexp(0) - math.log(7)
+    assert found["nll_q"] == pytest.approx(-float(want.mean()), rel=1e-5)
+    with pytest.raises(ValueError, match="distances compares labels"):
+        distances(net, x, y)

@@ -10,6 +10,7 @@ from gfo_lab import bench, costs, records
 from gfo_lab.cli import main
 
 import gfo
+from gfo.core.registry import METHODS
 
 KEYS = (
     "model", "method", "batch", "step_ratio", "step_low", "step_high", "predict_ratio",
@@ -82,8 +83,8 @@ def ten_classes():
 def test_every_method_is_measured_on_an_image_network(monkeypatch):
     readers = {"concrete": dict(consumers={"stem.2": "conv", "bn": "out"})}
     monkeypatch.setitem(costs.CASES, "net", costs.Case(ten_classes, (3, 6, 6), 4, readers))
-    found = costs.sides("net", list(bench.METHODS), costs.Setting(torch.device("cpu"), 4))
-    assert set(found) == {"plain", *bench.METHODS}
+    found = costs.sides("net", list(METHODS), costs.Setting(torch.device("cpu"), 4))
+    assert set(found) == {"plain", *METHODS}
     assert all(side.predict().shape == (4, 10) for side in found.values())
 
 
@@ -96,6 +97,15 @@ def test_the_command_prints_rows_and_saves_records(tmp_path, capsys):
     found = records.read("bench", tmp_path, profile="full").set_index("method")
     assert found["step_ratio"]["random"] == round(rows[1]["step_ratio"], 6)
     assert found["config"]["random"]["model"] == "tiny" and (found["seed"] == 2).all()
+
+
+def test_faults_c_an_unwritable_folder_is_found_before_measuring(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "compare", None)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    args = ["bench", "--model", "tiny", "--save", "--out", str(tmp_path / "file")]
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written to" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The eICU loader, the rules of its cohort, splits by hospital, and the experiment on them."""
 
 import gzip
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -105,6 +106,50 @@ def test_every_rule_drops_what_it_says(tables):
 )
 def test_what_a_rule_leaves_out_it_can_let_in(tables, rules, stay, token):
     assert token in drugs_of(cohort("eicu-demo", tables, **rules), stay)
+
+
+def write_sums(where):
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.name}\n" for path in where.iterdir()
+    ]
+    (where / "SHA256SUMS.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def test_faults_a13_a_table_is_held_against_the_sums_beside_it(tables, monkeypatch):
+    write_sums(tables)
+    cohort("eicu-demo", tables)
+    half = "".join(PATIENTS.splitlines(True)[:4])
+    with gzip.open(tables / "patient.csv.gz", "wt") as file:
+        file.write(half)
+    for name in ("patient.csv.gz", "infusionDrug.csv"):
+        with pytest.raises(FileNotFoundError, match=f"{name}' is not the published") as told:
+            cohort("eicu-demo", tables)
+        assert "\n" not in str(told.value)
+        with gzip.open(tables / "patient.csv.gz", "wt") as file:
+            file.write(PATIENTS)
+        write_sums(tables)
+        with (tables / "infusionDrug.csv").open("a", encoding="utf-8") as file:
+            file.write("1,0,Norepinephrine,4\n")
+    monkeypatch.setenv("GFO_UNCHECKED", "1")
+    with pytest.warns(UserWarning, match="SHA256"):
+        cohort("eicu-demo", tables)
+
+
+def test_faults_a13_dropped_patients_are_missed_without_sums_too(tables):
+    with gzip.open(tables / "patient.csv.gz", "wt") as file:
+        file.write("".join(PATIENTS.splitlines(True)[:4]))
+    with pytest.raises(FileNotFoundError, match="patient lacks stay 4, which medication has"):
+        cohort("eicu-demo", tables)
+    with gzip.open(tables / "patient.csv.gz", "wt") as file:
+        file.write(PATIENTS + PATIENTS.splitlines(True)[1])
+    with pytest.raises(ValueError, match="patient has stay 1 twice"):
+        cohort("eicu-demo", tables)
+
+
+def test_faults_a13_two_files_for_one_table_are_named(tables):
+    (tables / "Patient.csv").write_text(PATIENTS, encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match="holds Patient.csv and patient.csv.gz for one"):
+        cohort("eicu-demo", tables)
 
 
 def test_further_rules(tables):

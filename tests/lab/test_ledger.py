@@ -93,6 +93,20 @@ def test_a_prediction_interval_covers_a_next_run_as_often_as_it_says():
     assert np.mean(hits) == pytest.approx(0.95, abs=4 * (0.95 * 0.05 / 2000) ** 0.5)
 
 
+def test_faults_a14_a_device_is_no_markdown(tmp_path, monkeypatch):
+    odd = "x86_64 *fast* [a](b) <script>, `c` | d\n# e"
+    monkeypatch.setattr(records, "device_name", lambda device: odd)
+    records.write(
+        experiment="table1", dataset="mnist", method="random", seed=0, profile="full",
+        config={"a": 1}, metrics={"accuracy": 0.5}, device=torch.device("cpu"), wall_s=1.0,
+        out=tmp_path,
+    )  # fmt: skip
+    (said,) = set(ledger.entries("Table 1", tmp_path)["device"].dropna())
+    assert said == (r"x86\_64 \*fast\* \[a\](b) \<script\>, \`c\` \| d \# e")
+    usual = "CPU: Intel(R) Xeon(R) Processor @ 2.80GHz, 1 thread(s)"
+    assert ledger.in_markdown(usual) == usual
+
+
 @pytest.mark.parametrize("table", ledger.TABLES)
 def test_every_number_of_the_paper_is_in_the_ledger_once(table, tmp_path):
     about = ledger.TABLES[table]

@@ -176,6 +176,26 @@ def test_damaged_features_are_named(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_faults_a13_features_that_no_stem_makes_are_named(tmp_path):
+    path, good = tmp_path / "features.pt", torch.randn(50, 16, 64)
+    train = torch.arange(40)
+    seen = good[train].flatten(0, 1)
+    good = (good - seen.mean(0)) / seen.std(0)
+    for bad, message in (
+        (good.clone().index_fill_(0, torch.tensor(45), float("nan")), "holds NaN: delete it"),
+        (good * torch.nan, "holds NaN: delete it"),
+        (torch.zeros_like(good), "not standardised: delete it"),
+        (2 * good, "not standardised"),
+        (good + 1, "not standardised"),
+    ):
+        torch.save(bad, path)
+        with pytest.raises(ValueError, match=message) as error:
+            easy_vqa.read_features(path, 50, train)
+        assert "\n" not in str(error.value)
+    torch.save(good, path)
+    assert torch.equal(easy_vqa.read_features(path, 50, train), good)
+
+
 def test_a_missing_wheel_or_file_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(easy_vqa, "wheel", lambda: tmp_path)
     (tmp_path / "answers.txt").write_text("yes\nno")
@@ -334,6 +354,8 @@ def test_bad_feature_files_of_vqa_v2_are_named_in_one_line(tmp_path):
     ask("has no array 'x'; it has: features")
     save_features(folder, "train2014", 1, np.ones((4, 2048)))
     ask(r"has shape \(4, 2048\), needs \(2048, n\)")
+    save_features(folder, "train2014", 1, np.full((2048, 4), np.nan))
+    ask("holds NaN")  # faults A13
     path.unlink()
     ask("lacks the image features train2014/COCO", FileNotFoundError)
 

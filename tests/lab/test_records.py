@@ -61,6 +61,57 @@ def test_a_foreign_file_is_named(tmp_path):
         records.read("e", tmp_path)
 
 
+# --- records that are not what they say (faults A14)
+
+
+def change(path, name=None, **entries):
+    """The record at `path` with other entries, in place or under another name."""
+    record = json.loads(path.read_text(encoding="utf-8")) | entries
+    path.with_name(name or path.name).write_text(json.dumps(record), encoding="utf-8")
+
+
+def refused(message, call, *args):
+    with pytest.raises(ValueError, match=message) as error:
+        call(*args)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["seed", "method", "config_hash", "device", "wall_s", "lab_tree"])
+def test_faults_a14_metrics_never_override_an_entry(name, tmp_path):
+    with pytest.raises(ValueError, match=f"a metric is called '{name}'"):
+        put(tmp_path, metrics={"accuracy": 0.5, name: 7})
+    assert not list(tmp_path.iterdir())
+    path = put(tmp_path)
+    change(path, metrics={"accuracy": 0.5, name: 7})
+    refused(f"{path.name} has a metric called '{name}'", records.read, "e", tmp_path)
+
+
+def test_faults_a14_the_hash_of_the_config_is_verified(tmp_path):
+    path = put(tmp_path)
+    change(path, config={"a": 2})
+    refused(f"{path.name} has a config whose hash is not", records.read, "e", tmp_path)
+    change(path, config={"a": 1}, config_hash="0" * 12)
+    refused(f"{path.name} has a config whose hash is not", records.table, "e", tmp_path)
+
+
+def test_faults_a14_one_run_under_two_names_is_named(tmp_path):
+    path = put(tmp_path)
+    put(tmp_path, 1)
+    change(path, "copy.json")
+    refused("copy.json and d_m_s0_full_.*json hold the record of one", records.read, "e", tmp_path)
+    (tmp_path / "e" / "copy.json").unlink()
+    assert len(records.read("e", tmp_path)) == 2
+    change(path, experiment="f")
+    refused("is one of 'f'", records.read, "e", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"experiment": "e"', b"[1]", b"\xff\xfe"])
+def test_faults_d_half_a_record_is_named(content, tmp_path):
+    path = put(tmp_path)
+    path.write_bytes(content)
+    refused(path.name, records.read, "e", tmp_path)
+
+
 # --- all records as tables
 
 

@@ -15,6 +15,7 @@ from gfo_lab import records
 from gfo_lab.cli import main
 from gfo_lab.experiments import EXPERIMENTS
 from gfo_lab.run import run
+from gfo_lab.sweep import FailedRuns
 from tiny_experiment import EPOCHS
 
 if "fork" not in multiprocessing.get_all_start_methods():
@@ -147,6 +148,67 @@ def test_a_checkpoint_of_other_data_source_or_results_is_left_alone(folders, cha
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     run("tiny", seeds=[0], **how | more.get(change, {}))
     assert starts(log)["s0_e0"] == 2
+
+
+def spoiled(job):
+    """Seed 1 fails, seed 2 comes out as NaN."""
+    if job.seed == 1:
+        raise RuntimeError("Input contains NaN.\nSecond line.")
+    return tiny_experiment.run(job) | ({"nll": float("nan")} if job.seed == 2 else {})
+
+
+def test_faults_a9_a_failed_run_is_named_and_the_others_go_on(folders, monkeypatch, capsys):
+    _, how = folders
+    monkeypatch.setitem(EXPERIMENTS, "tiny", dataclasses.replace(tiny_experiment.TINY, run=spoiled))
+    with pytest.raises(FailedRuns) as told:
+        run("tiny", seeds=range(4), **how)
+    lines = str(told.value).splitlines()
+    assert lines[0].startswith("2 of 4 runs failed") and len(lines) == 3
+    assert "_s1_" in lines[1] and "RuntimeError: Input contains NaN. Second line." in lines[1]
+    assert "_s2_" in lines[2] and "nll came out as no finite number" in lines[2]
+    assert sorted(told.value.found["seed"]) == [0, 3]
+    whole(how, [0, 3])
+    more = [f"--{name}={how[name]}" for name in ("out", "scratch")]
+    args = ["run", "tiny", "--profile", "quick", "--seed", "0", "1", *more]
+    assert main(args) == 1
+    told = capsys.readouterr()
+    assert "random" in told.out and told.err.count("_s1_") == 1 == told.err.count("failed:")
+
+
+def test_faults_d_a_damaged_record_or_checkpoint_stops_its_own_run_only(folders):
+    _, how = folders
+    run("tiny", seeds=[0], **how)
+    (path,) = (how["out"] / "tiny").glob("*_s0_*")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(FailedRuns, match=path.name) as told:
+        run("tiny", seeds=range(3), **how)
+    assert sorted(told.value.found["seed"]) == [1, 2] and "damaged" in str(told.value)
+
+
+def test_faults_d_leftovers_of_killed_runs_are_removed(folders):
+    _, how = folders
+    how["scratch"].mkdir()
+    for name in ("rotation_x_s0_full_a.lock", ".rotation_x_s0_full_a.0f.pt.12.tmp"):
+        (how["scratch"] / name).write_bytes(b"")
+        os.utime(how["scratch"] / name, (0, 0))
+    run("tiny", seeds=[0], **how)
+    (record,) = (how["out"] / "tiny").iterdir()
+    (record.parent / f".{record.name}.12.tmp").write_bytes(b"")
+    run("tiny", seeds=[0], force=True, **how)
+    assert list(how["scratch"].iterdir()) == [] and list(record.parent.iterdir()) == [record]
+
+
+def test_faults_d_the_wall_time_is_that_of_all_attempts(folders, monkeypatch):
+    log, how = folders
+    monkeypatch.setattr(tiny_experiment, "epoch_s", 0.3)
+    process = FORK.Process(target=run, args=("tiny",), kwargs=dict(seeds=[0], **how))
+    process.start()
+    while not list(log.glob("s0_e3_*")):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    (wall,) = run("tiny", seeds=[0], **how)["wall_s"]
+    assert 1.1 < wall < 5  # three epochs before the kill, one after
 
 
 @pytest.mark.slow

@@ -322,3 +322,286 @@ def test_a_compiled_loss_trains_as_the_plain_one_does(method, monkeypatch):
     torch.testing.assert_close(weights(nets[1]), weights(nets[0]), rtol=1e-5, atol=1e-6)
     columns = [c for c in want if c != "seconds"]
     pd.testing.assert_frame_equal(got[columns], want[columns], rtol=1e-5, atol=1e-6)
+
+
+# -- faults A9: what is not finite
+
+
+def diverging(name, params):
+    return torch.optim.SGD(params, lr={"masks": 1e6}.get(name, 1e-3))
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_fit_stops_at_the_first_epoch_that_is_not_finite(valid, tmp_path):
+    """faults A9: tb was NaN from epoch 1 and fit returned."""
+    data, file = problem(), tmp_path / "run.pt"
+    net, how = fresh(), HOW | {"epochs": 30, "checkpoint": file, "optimizer": diverging}
+    with pytest.raises(ValueError, match=r"^epoch \d+: (tb|weight \S+) is (nan|inf)") as caught:
+        gfo.fit(net, data, data if valid else None, **how)
+    message = str(caught.value)
+    assert "\n" not in message and "lr=" in message
+    stopped_in = int(message.split()[1].strip(":"))
+    if stopped_in > 1:  # the last good epoch is on file
+        kept = torch.load(file, weights_only=True)
+        assert len(kept["progress"]["history"]) == stopped_in - 1
+        assert all(v.isfinite().all() for v in kept["state"].values())
+
+
+class Breaks(gfo.RandomDropout):
+    """Loses its senses in the second epoch: in its loss, or in the weights alone."""
+
+    where, calls = "loss", 0
+
+    def loss(self, batch_pass, n):
+        found = super().loss(batch_pass, n)
+        self.calls += 1
+        if self.calls == 5 and self.where == "loss":  # the second step of epoch 2
+            return found._replace(parts=found.parts | {"nll": found.parts["nll"] * float("nan")})
+        if self.calls == 6 and self.where == "weights":  # in the last step; no loss sees it
+            batch_pass.net.model.out.bias.register_hook(lambda grad: grad * float("inf"))
+        return found
+
+
+@pytest.mark.parametrize("where", ["loss", "weights"])
+def test_the_epoch_and_the_part_are_named_and_the_best_weights_come_back(where, tmp_path):
+    """faults A9."""
+    data, good = problem(), fresh("random")
+    gfo.fit(good, data, data, **HOW | {"epochs": 1})
+    method = Breaks()
+    method.where = where
+    torch.manual_seed(0)
+    model, sites = toy_model()
+    model.flatten = nn.Sequential(model.flatten, nn.Dropout(0.2))
+    net = gfo.attach(model, sites, method, torch.randn(2, 6))
+    part = {"loss": "nll is nan", "weights": "weight model.out.bias is nan"}[where]
+    with pytest.raises(ValueError, match=f"^epoch 2: {part}"):
+        gfo.fit(net, data, data, checkpoint=tmp_path / "run.pt", **HOW)
+    assert torch.equal(weights(net), weights(good))
+    kept = torch.load(tmp_path / "run.pt", weights_only=True)
+    assert len(kept["progress"]["history"]) == 1
+
+
+def test_a_validation_loss_that_is_not_finite_is_named(monkeypatch):
+    """faults A9."""
+    data = problem()
+    monkeypatch.setattr("gfo.train.fit.predictive_nll", lambda *_: float("nan"))
+    with pytest.raises(ValueError, match="^epoch 1: valid_nll is nan"):
+        gfo.fit(fresh(), data, data, **HOW)
+
+
+# -- faults A10: what the user froze
+
+
+def image_net(method="gflowout"):
+    torch.manual_seed(0)
+    x, y = torch.randn(24, 3, 6, 6), torch.arange(24) % 4
+    return gfo.attach(Net(), ["stem.2", "bn"], method, x[:2]), x, y
+
+
+def test_a_frozen_batchnorm_stays_frozen():
+    """faults A10: its running mean moved by 0.10."""
+    net, x, y = image_net()
+    frozen, free = net.model.bn.eval().requires_grad_(False), net.model.stem[1]
+    before = {k: v.clone() for k, v in frozen.state_dict().items()}
+    moved = free.running_mean.clone()
+    gfo.fit(net, (x, y), epochs=2, batch=8, progress=False)
+    assert all(torch.equal(v.cpu(), before[k]) for k, v in frozen.state_dict().items())
+    assert not torch.equal(free.running_mean.cpu(), moved)
+    assert not frozen.training and net.model.training and free.training
+    assert not any(p.requires_grad for p in frozen.parameters()) and free.weight.requires_grad
+    gfo.train.reestimate(net, x)
+    assert all(torch.equal(v.cpu(), before[k]) for k, v in frozen.state_dict().items())
+    assert frozen.momentum == 0.1
+
+
+def test_a_model_in_eval_mode_is_trained_whole():
+    """A model comes in eval mode from most shops: only a part in eval inside train is frozen."""
+    net, x, y = image_net()
+    net.eval()
+    before = net.model.bn.running_mean.clone()
+    gfo.fit(net, (x, y), epochs=1, batch=8, progress=False)
+    assert not torch.equal(net.model.bn.running_mean.cpu(), before) and not net.model.training
+
+
+# -- faults B25, B28: data as they come
+
+
+class Counting(torch.utils.data.TensorDataset):
+    read = 0
+
+    def __getitem__(self, index):
+        self.read += 1
+        return super().__getitem__(index)
+
+
+def loader(*tensors, **how):
+    return torch.utils.data.DataLoader(Counting(*tensors), **{"batch_size": 8} | how)
+
+
+@pytest.mark.parametrize("schedule", [None, "one-cycle"])
+def test_a_last_batch_of_one_row_is_left_out_beside_batchnorm(schedule):
+    """faults B25: BatchNorm died at the epoch's end."""
+    x, y = problem(25)
+    steps = []
+
+    def make(name, params):
+        optimizer = torch.optim.SGD(params, lr=0.01)
+        if name == "backbone":
+            optimizer.register_step_pre_hook(lambda *_: steps.append(name))
+        return optimizer
+
+    def run(model, data):
+        steps.clear()
+        net = gfo.attach(model, ["1"], "random", x[:2])
+        gfo.fit(net, data, optimizer=make, schedule=schedule, **HOW | {"epochs": 2})
+        return len(steps)
+
+    def normed():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+
+    def plain():
+        return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+    parts = list(zip(x.split(8), y.split(8), strict=True))
+    assert run(normed(), loader(x, y)) == run(normed(), parts) == 6
+    assert run(normed(), loader(x, y, shuffle=True)) == 6
+    assert run(plain(), loader(x, y)) == run(plain(), parts) == 8  # none is lost without need
+    images = nn.Sequential(nn.Conv2d(1, 4, 2), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(8, 3))
+    x = x.view(25, 1, 2, 3)
+    assert run(images, loader(x, y, batch_size=1)) == 50  # one row each, as asked for
+
+
+def test_a_dataloader_is_read_once_per_epoch():
+    """It was read once more before the first, to be counted."""
+    x, y = problem(20)
+    for how, rows in (({}, 20), ({"drop_last": True}, 16), ({"shuffle": True}, 20)):
+        net, data = fresh("id-gflowout"), loader(x, y, **how)
+        gfo.fit(net, data, schedule="one-cycle", **HOW | {"epochs": 3})
+        assert data.dataset.read == 3 * rows and net.method.n == rows
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __init__(self, x, y):
+        self.pairs, self.begun = list(zip(x, y, strict=True)), 0
+
+    def __iter__(self):
+        self.begun += 1
+        return iter(self.pairs)
+
+
+def test_a_stream_is_counted_unless_n_says_it():
+    x, y = problem(20)
+    for how, begun in (({}, 3), ({"n": 1000}, 2)):
+        stream = Endless(x, y)
+        data = torch.utils.data.DataLoader(stream, batch_size=8)
+        net = fresh("id-gflowout")
+        gfo.fit(net, data, **HOW | {"epochs": 2} | how)
+        assert stream.begun == begun and net.method.n == how.get("n", 20)
+
+
+KEYED = {
+    "labels": lambda x, y: {"x": x, "labels": y},
+    "label, bare": lambda x, y: {"image": x, "label": y},
+    "arrays": lambda x, y: {"x": x.numpy(), "y": y.numpy()},
+    "pair of arrays": lambda x, y: (x.numpy(), y.numpy()),
+    "pair of float64": lambda x, y: [x.double(), y],
+}
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_batches_may_be_mappings_and_hold_arrays(name):
+    """faults B28."""
+    x, y = problem(32)
+    parts = list(zip(x.split(8), y.split(8), strict=True))
+    one, two = fresh(), fresh()
+    want = gfo.fit(one, parts, parts, **HOW)
+    keyed = [KEYED[name](*part) for part in parts]
+    got = gfo.fit(two, keyed, keyed, **HOW)
+    assert torch.equal(weights(one), weights(two))
+    pd.testing.assert_frame_equal(got.drop(columns="seconds"), want.drop(columns="seconds"))
+
+
+def test_inputs_by_name_meet_a_model_that_takes_them_by_name():
+    """faults B28: what a tokenizer and a data set of Hugging Face give."""
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.read, self.out = nn.Linear(6, 4), nn.Linear(4, 3)
+
+        def forward(self, a, b):
+            return self.out(self.read(a + 2 * b))
+
+    x, y = problem(16)
+    nets = [gfo.attach(Sum(), ["read"], "random", {"a": x[:2], "b": -x[:2]}) for _ in "ab"]
+    nets[1].load_state_dict(nets[0].state_dict())
+    pairs = [({"b": -x, "a": x}, y)]
+    gfo.fit(nets[0], pairs, **HOW)
+    gfo.fit(nets[1], [{"labels": y, "b": -x, "a": x}], **HOW)
+    assert torch.equal(weights(nets[0]), weights(nets[1]))
+    with pytest.raises(ValueError, match=r"train yields a dict with none of the keys y, label"):
+        gfo.fit(nets[0], [{"a": x, "b": x}], **HOW)
+
+
+@pytest.mark.parametrize("form", ["tensors", "arrays", "float64", "half"])
+def test_fit_reads_arrays_and_other_float_formats(form):
+    """faults B28 and C: "mat1 and mat2 must have the same dtype"."""
+    x, y = problem(32)
+    x = x.half().float()
+    other = {
+        "tensors": (x, y), "arrays": (x.numpy(), y.numpy()),
+        "float64": (x.numpy().astype(np.float64), y), "half": [x.half(), y.numpy()],
+    }[form]  # fmt: skip
+    one, two = fresh(), fresh()
+    gfo.fit(one, (x, y), (x, y), **HOW)
+    gfo.fit(two, other, other, **HOW)
+    assert torch.equal(weights(one), weights(two))
+
+
+@pytest.mark.parametrize("which", ["train", "valid"])
+def test_bad_batches_of_a_loader_are_named(which, tmp_path):
+    x, y = problem(16)
+    bad = {"labels": (x, y + 5), "NaN": (x / 0, y), "shape": (x[:, :5], y)}
+    for data in bad.values():
+        sets = {"train": loader(x, y), "valid": loader(x, y), which: loader(*data)}
+        with pytest.raises(ValueError, match="labels run|NaN or inf|x has shape"):
+            gfo.fit(fresh(), checkpoint=tmp_path / "run.pt", **sets, **HOW)
+        assert not (tmp_path / "run.pt").exists()  # before an epoch is lost
+    for empty in (loader(x[:0], y[:0]), []):
+        with pytest.raises(ValueError, match=f"{which} is empty"):
+            gfo.fit(fresh(), **{"train": loader(x, y), "valid": loader(x, y), which: empty}, **HOW)
+
+
+def test_a_training_set_that_runs_dry_is_named():
+    class Once:
+        def __init__(self, parts):
+            self.left = iter(parts)
+
+        def __iter__(self):
+            return (part for part in self.left)
+
+    with pytest.raises(ValueError, match="epoch 1: train yields no batch"):
+        gfo.fit(fresh(), Once([problem(8), problem(8)]), **HOW)
+
+
+# -- faults C: settings that were taken without a word
+
+SETTINGS = {
+    "seed": ({"seed": 1.9}, "seed is 1.9, needs to be a whole number"),
+    "negative seed": ({"seed": -1}, "seed is -1"),
+    "epochs": ({"epochs": -1}, "epochs is -1, needs to be a whole number, at least 0"),
+    "epochs text": ({"epochs": "3"}, "epochs is '3'"),
+    "backbone": ({"backbone": "no"}, "backbone is 'no', needs to be True or False"),
+    "n": ({"n": 0}, "n is 0"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_that_are_none_are_refused(name):
+    """faults C."""
+    how, message = SETTINGS[name]
+    net, before = fresh(), weights(fresh())
+    with pytest.raises(ValueError, match=message):
+        gfo.fit(net, problem(8), **HOW | how)
+    assert torch.equal(weights(net), before)

@@ -14,9 +14,9 @@ from gfo.audit.exact_audit import figures, truth
 from gfo.audit.layerwise_optimum import best_layerwise, tempered_fixed_point
 from gfo.core.objectives import OBJECTIVES
 from gfo.core.policies import POLICIES
-from gfo.core.registry import METHODS
 from gfo.evaluate.masks import policy_divergences
 from gfo.methods import create
+from gfo_lab.experiments.digits import EVERY
 from gfo_lab.experiments.job import Experiment, Job, register
 
 BASE = dict(prior=0.5, masks=16)  # of GFlowOut; the rest is the paper's
@@ -127,7 +127,7 @@ def ablation_configs(dataset: str, method: str, profile: str) -> list[dict[str, 
 ABLATED = ("gflowout", "gflowout-literal")
 AUDIT = register(Experiment(
     "audit", "is q the posterior? every method, objective and policy against all masks of a toy",
-    datasets=("iris",), methods=tuple(name for name in METHODS if create(name).stochastic),
+    datasets=("iris",), methods=tuple(name for name in EVERY if create(name).stochastic),
     configs=audit_configs, run=run, columns=("tv", "kl", "start_tv", "best_kl"),
 ))  # fmt: skip
 ABLATION = register(Experiment(

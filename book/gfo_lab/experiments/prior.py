@@ -1,7 +1,6 @@
 """Where do the masks go? (q, p) epoch by epoch, without early stopping, over learning rates of the
 mask networks and likelihood exponents."""
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gfo.core.files import write_json
+from gfo.core.files import read_json, write_json
 from gfo.evaluate.masks import policy_divergences
 from gfo.train.fit import fit, predictive_nll
 from gfo.train.recipe import LEARNING_RATES, make_net
@@ -47,7 +46,7 @@ def run(job: Job) -> dict[str, Any]:
         checkpoint = job.checkpoint or Path(folder) / "run.pt"
         measured = job.partial or checkpoint.with_suffix(".json")
         if measured.exists():
-            series = json.loads(measured.read_text())
+            series = read_json(measured)
 
         def trained(epochs: int) -> pd.DataFrame:
             """The history up to there; what the checkpoint holds is not trained again."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gfo_lab.icu.drugs import Codes, infused, votes
-from gfo_lab.icu.eicu import chunks, folder
+from gfo_lab.icu.eicu import check_stays, chunks, folder
 
 
 class Funnel:
@@ -16,6 +16,12 @@ class Funnel:
 
     def __init__(self):
         self.rows: dict[tuple[str, str, str], list[int]] = {}
+        self.stays: set[int] = set()  # of the patient table, as it was read
+
+    def read(self, frame: pd.DataFrame, table: str, what: str) -> None:
+        """The rows of a table before any rule, all of known stays."""
+        check_stays(frame, table, self.stays)
+        self.count(table, what, "", 0, len(frame))
 
     def count(self, table: str, rule: str, argument: str, dropped: int, left: int) -> None:
         entry = self.rows.setdefault((table, rule, argument), [0, 0])
@@ -120,7 +126,10 @@ def read_stays(where: Path, rules: Rules, funnel: Funnel) -> pd.DataFrame:
         raise ValueError(
             f"{rules.outcome}dischargestatus holds {odd[0]!r}: needs to be Alive, Expired or blank"
         )
-    funnel.count("patient", "stays read", "", 0, len(table))
+    if twice := list(table["patientunitstayid"][table.duplicated("patientunitstayid")]):
+        raise ValueError(f"patient has stay {twice[0]} twice: fetch the table again")
+    funnel.stays = set(table["patientunitstayid"])
+    funnel.read(table, "patient", "stays read")
     table = table.assign(died=status.map(STATUS))
     order = ["hospitaldischargeyear", "patienthealthsystemstayid", "unitvisitnumber"]
     again = table.sort_values(order).duplicated("uniquepid")  # of all stays, as they were
@@ -158,7 +167,7 @@ def in_window(
     end = 60 * rules.hours
     start, stop = part["drugstartoffset"], part["drugstopoffset"]
     leaves = part["patientunitstayid"].map(stays["minutes"])
-    funnel.count("medication", "orders read", "", 0, len(part))
+    funnel.read(part, "medication", "orders read")
     late, gone = ~(part["drugorderoffset"] < end), ~(start < end)
     turned = (stop < start) & (stop != 0)
     for rule, argument, bad in (
@@ -180,7 +189,7 @@ def read_infusions(where: Path, rules: Rules, funnel: Funnel, stays: pd.DataFram
     """(stay, token) pairs of the infusiondrug table."""
     kept = []
     for part in chunks(where, "infusiondrug"):
-        funnel.count("infusiondrug", "rows read", "", 0, len(part))
+        funnel.read(part, "infusiondrug", "rows read")
         outside = ~part["infusionoffset"].between(0, 60 * rules.hours, inclusive="left")
         part = funnel.drop(part, "infusiondrug", f"not in 0–{rules.hours} h", "hours", outside)
         still = (pd.to_numeric(part["drugrate"], errors="coerce") == 0) | (
@@ -198,7 +207,7 @@ def read_infusions(where: Path, rules: Rules, funnel: Funnel, stays: pd.DataFram
 def read_home_drugs(where: Path, rules: Rules, funnel: Funnel, stays: pd.DataFrame) -> pd.DataFrame:
     """(stay, token) pairs of the admissiondrug table, if they are asked for."""
     rows = pd.concat(chunks(where, "admissiondrug"))
-    funnel.count("admissiondrug", "rows read", "", 0, len(rows))
+    funnel.read(rows, "admissiondrug", "rows read")
     code = rows["drughiclseqno"].fillna(0).astype(int)  # 0 where there is none
     name = rows["drugname"].str.strip().str.lower()
     rows = rows.assign(token="home " + code.astype(str).where(code != 0, name))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from gfo.data.splits import data_root
+from gfo.data.splits import check_file, data_root, refuse
 from gfo_lab import declared
 from gfo_lab.icu import synthetic
 
@@ -27,9 +27,11 @@ def folder(name: str, root: str | Path | None = None) -> Path:
 
 def chunks(where: Path, table: str) -> Iterator[pd.DataFrame]:
     """The table's columns, `CHUNK` rows at a time. Raises FileNotFoundError where the table is
-    missing, ValueError where it lacks a column, holds text for numbers or is damaged; all name it.
+    missing, there twice, or not the one in the SHA256SUMS beside it; ValueError where it lacks a
+    column, holds text for numbers or is damaged; all name it.
     """
     path, columns = find(where, table), list(COLUMNS[table])
+    check_sums(path)
     try:
         known = pd.read_csv(path, nrows=0).columns
         if missing := [name for name in columns if name not in known]:
@@ -56,4 +58,24 @@ def find(where: Path, table: str) -> Path:
             f"no {table}.csv.gz or {table}.csv in {str(where)!r}: set GFO_DATA or root to a folder "
             "that holds eicu-demo/ or eicu/ (physionet.org, the demo is open)"
         )
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise FileNotFoundError(f"{str(where)!r} holds {names} for one table: delete all but one")
     return found[0]
+
+
+def check_sums(path: Path) -> None:
+    """FileNotFoundError where a SHA256SUMS beside a table says that it should be another."""
+    for sums in sorted(path.parent.glob("SHA256SUMS*")):
+        for line in sums.read_text(encoding="utf-8").splitlines():
+            digest, _, name = line.strip().partition(" ")
+            if Path(name.strip().lstrip("*")).name.lower() == path.name.lower():
+                check_file(path, digest.lower(), f"fetch it again, {sums.name} has another")
+
+
+def check_stays(part: pd.DataFrame, table: str, stays: set) -> None:
+    """FileNotFoundError where rows are of stays that the patient table does not have."""
+    lost = part.loc[~part["patientunitstayid"].isin(stays), "patientunitstayid"]
+    if len(lost):
+        refuse(f"patient lacks stay {lost.iloc[0]}, which {table} has ({len(lost)} such rows): a "
+               "table is cut short or of another release, fetch both again")  # fmt: skip

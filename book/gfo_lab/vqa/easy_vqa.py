@@ -32,7 +32,7 @@ def easy_vqa(root: str | Path | None = None, seed: int = 0) -> VisualQuestions:
     `easy-vqa` is not installed or lacks a file, ValueError where the kept features are damaged.
     """
     folder = wheel()
-    answers = (folder / "answers.txt").read_text().split()
+    answers = (folder / "answers.txt").read_text(encoding="utf-8").split()
     pool, test = questions(folder / "train"), questions(folder / "test")
     count = pool["image"].max() + 1
     order = torch.randperm(count, generator=generator(seed, "easy-vqa", "split"))
@@ -44,7 +44,7 @@ def easy_vqa(root: str | Path | None = None, seed: int = 0) -> VisualQuestions:
     if not kept.exists():
         tokens = make_features(folder, about, order[HELD_OUT:], count, seed)
         write_atomically(kept, lambda path: torch.save(tokens, path))
-    tokens = read_features(kept, count + test["image"].max() + 1)
+    tokens = read_features(kept, count + test["image"].max() + 1, order[HELD_OUT:])
     parts = {}
     for name, table in about.items():
         at = torch.tensor(table["image"].tolist()) + (count if name == "test" else 0)
@@ -70,7 +70,9 @@ def questions(folder: Path) -> pd.DataFrame:
     path = folder / "questions.json"
     if not path.is_file():
         raise FileNotFoundError(f"easy-VQA lacks {path.parent.name}/{path.name}: install it anew")
-    table = pd.DataFrame(json.loads(path.read_text()), columns=["text", "answer", "image"])
+    table = pd.DataFrame(
+        json.loads(path.read_text(encoding="utf-8")), columns=["text", "answer", "image"]
+    )
     kind = table["answer"].map({"yes": "yes/no", "no": "yes/no"} | dict.fromkeys(SHAPES, "shape"))
     return table.assign(kind=kind.fillna("colour"))
 
@@ -105,8 +107,9 @@ def make_features(
     return stem.features(images, train, labels, seed)
 
 
-def read_features(path: Path, count: int) -> Tensor:
-    """Kept features, or ValueError where they are damaged or not those of `count` images."""
+def read_features(path: Path, count: int, train: Tensor | None = None) -> Tensor:
+    """Kept features, or ValueError where they are damaged, not those of `count` images, or not
+    standardised over the images `train`."""
     try:
         tokens = torch.load(path, weights_only=True)
     except Exception as error:
@@ -115,4 +118,11 @@ def read_features(path: Path, count: int) -> Tensor:
         ) from None
     if not isinstance(tokens, Tensor) or tokens.shape != (count, 16, 64):
         raise ValueError(f"{str(path)!r} does not hold {count} × 16 × 64 features: delete it")
+    wrong = None if tokens.isfinite().all() else "NaN"
+    if train is not None and not wrong:
+        sd, mean = torch.std_mean(tokens[train].flatten(0, 1), 0)  # (64,)
+        if mean.abs().max() > 0.1 or not 0.9 < sd.max() < 1.1:
+            wrong = "features that are not standardised"
+    if wrong:
+        raise ValueError(f"{str(path)!r} holds {wrong}: delete it, it is made anew")
     return tokens

@@ -97,7 +97,7 @@ def table_of(folder: Path, part: str) -> pd.DataFrame:
 def entries(path: Path, key: str, columns: tuple[str, ...]) -> list[dict]:
     """The list under `key` of a JSON file, each entry of which has the columns."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise ValueError(f"{path.name} is damaged: it is no JSON; download it anew") from None
     if key not in content:
@@ -114,7 +114,7 @@ def vocabulary(folder: Path, tables: pd.DataFrame) -> list[str]:
     path = folder / "answer_dict.json"
     if path.exists():
         try:
-            number, _ = json.loads(path.read_text())
+            number, _ = json.loads(path.read_text(encoding="utf-8"))
             return sorted(number, key=number.__getitem__)
         except (ValueError, AttributeError, TypeError):
             raise ValueError(
@@ -144,6 +144,8 @@ def image_tokens(folder: Path, part: str, image: int) -> Tensor:
         raise ValueError(f"{part}/{path.name} has no array 'x'; it has: {', '.join(keys)}")
     if features.ndim != 2 or features.shape[0] != WIDTH:
         raise ValueError(f"{part}/{path.name} has shape {features.shape}, needs ({WIDTH}, n)")
+    if not np.isfinite(features).all():
+        raise ValueError(f"{part}/{path.name} holds NaN or infinity: fetch it anew")
     out = torch.zeros(TOKENS, WIDTH)
     found = torch.from_numpy(features.T[:TOKENS].astype(np.float32))  # (2048, n) -> (n, 2048)
     out[: len(found)] = found

@@ -1,0 +1,110 @@
+"""Which axis of an activation holds the channels: followed through a pass, function by function."""
+
+import contextlib
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from gfo.core.batch import leaves
+
+Axes = tuple[int, ...]
+# What a function says of its result, whatever it was given: features come last …
+PRODUCT = re.compile(r"matmul|r?matmul|bmm|baddbmm|mm|addmm")
+LAST = re.compile(
+    rf"linear\w*|layer_norm|rms_norm|embedding\w*|bilinear|{PRODUCT.pattern}|lstm|gru|rnn_\w+"
+    r"|pad_packed_sequence|scaled_dot_product_attention|multi_head_attention_forward"
+)
+# … or second …
+SECOND = re.compile(r"conv(_transpose)?[123]d|(batch|group|instance)_norm")
+# … which these say only of what nothing else is known of.
+SECOND_IF_UNKNOWN = re.compile(r"\w*pool[123]d\w*|interpolate|(feature_)?dropout[123]d")
+MOVES = re.compile(  # of rows, axes and parts: where the channels went is tried out
+    r"permute|transpose|t|adjoint|swap(axes|dims)|move(dim|axis)|reshape|view|(un)?flatten"
+    r"|(reshape|view|expand)_as|(un)?squeeze|expand|repeat|getitem|get|select|narrow|unbind|unfold"
+    r"|chunk|split\w*|tensor_split|mean|amax|amin"
+)
+# nothing is known of the results of these
+MIXES = re.compile(r"einsum|tensordot|kron|outer|cdist|new_\w+")
+
+
+class Channels(TorchFunctionMode):
+    """Inside the block, knows the channel axes of every tensor that functions of torch make.
+
+    More than one where the channels were split into groups or heads. A function of none of the
+    kinds above leaves the axes where they are in its first argument of as many axes.
+
+    Attributes:
+        known: By tensor; () or no entry for one of which nothing is known.
+        dropped: Inputs and outputs of dropout with p > 0, though it may be in eval mode.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.known, self.dropped = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if made := [t for t in leaves(result) if t.dim()]:
+            name, given = getattr(func, "__name__", "").strip("_"), leaves([*args, kwargs])
+            for t, axes in zip(made, self.axes(func, name, args, kwargs, given, made), strict=True):
+                self.known[t] = axes
+            if re.fullmatch(r"(feature_|alpha_)*dropout[123]?d?", name):
+                if kwargs.get("p", args[1] if len(args) > 1 else 0.5) > 0:
+                    self.dropped.update(dict.fromkeys((*given[:1], *made), True))
+        return result
+
+    def axes(self, func, name, args, kwargs, given, made) -> list[Axes]:
+        """The channel axes of each tensor that a call made, () where nothing is known."""
+        known = [t for t in given if self.known.get(t)]
+        # a norm over all of (C, H, W) has no word on which of them is C
+        sizes = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
+        whole = name in ("layer_norm", "rms_norm") and len(sizes) > 1
+        if LAST.fullmatch(name) and not whole:
+            last = given[-1]  # W @ (B, C, L)
+            turned = PRODUCT.fullmatch(name) and self.known.get(last) == (last.dim() - 2,)
+            return [(max(0, t.dim() - (2 if turned else 1)),) for t in made]
+        if SECOND.fullmatch(name):
+            return [(min(1, t.dim() - 1),) for t in made]
+        if MOVES.fullmatch(name):
+            axes = self.known.get(args[0]) if args and isinstance(args[0], Tensor) else None
+            found = tried(func, args, kwargs, axes) if axes else []
+            return found if len(found) == len(made) else [()] * len(made)
+        if MIXES.fullmatch(name):
+            return [()] * len(made)
+        default = (1,) if SECOND_IF_UNKNOWN.fullmatch(name) else ()
+        return [next((self.known[t] for t in known if t.dim() == m.dim()), default) for m in made]
+
+
+def tried(func: Callable, args: Any, kwargs: dict, axes: Axes) -> list[Axes]:
+    """Where `func` moves channels that lie on `axes` of its first argument.
+
+    A number per channel, put in its place, goes along. Empty where that cannot be tried.
+    """
+    shape = [n if i in axes else 1 for i, n in enumerate(args[0].shape)]
+    numbers = torch.arange(math.prod(shape), dtype=torch.float64, device=args[0].device)
+    with contextlib.suppress(RuntimeError, TypeError, IndexError):
+        result = func(numbers.view(shape).expand(args[0].shape).clone(), *args[1:], **kwargs)
+        made = [t for t in leaves(result) if t.dim()]
+        return [tuple(a for a in range(t.dim()) if (t != t.narrow(a, 0, 1)).any()) for t in made]
+    return []
+
+
+def usual_letters(h: Tensor, axes: Axes) -> str | None:
+    """Letters for an activation of 2 to 4 axes, batch first, whose channels lie on `axes`.
+
+    Three axes are tokens where the channels are last; where they are not, and for four, one mask
+    bit serves all places. None where that is not known.
+    """
+    if h.dim() == 2:
+        return "BC"
+    if h.dim() not in (3, 4) or len(axes) != 1 or axes == (0,):
+        return None
+    rest = iter("HW" if h.dim() == 4 else "T" if axes == (2,) else "L")
+    return "B" + "".join("C" if i in axes else next(rest) for i in range(1, h.dim()))

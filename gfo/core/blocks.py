@@ -1,0 +1,79 @@
+"""Inputs that come in batches: read from a loader, checked, and put into blocks."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gfo.core.attached import Attached
+from gfo.core.batch import as_tensors, kinds, leaves, row_slice, rows, tree_map
+
+# Inputs per block: noise is drawn block by block, so that it cannot depend on chunking. Fewer
+# where the noise of a block would pass these bytes.
+ROWS, NOISE = 256, 2**30
+
+
+def is_loader(x: Any) -> bool:
+    """Whether x is an iterable of batches, not a batch."""
+    batch = Tensor | np.ndarray | Mapping | tuple | list | str
+    return not isinstance(x, batch) and hasattr(x, "__iter__")
+
+
+def inputs(net: Attached, item: Any) -> tuple[Any, Sequence]:
+    """x of a loader's batch x or (x, …), and the rest of the batch.
+
+    x is as many of the first parts as hold as many tensors as the example did.
+    """
+    item, want = as_tensors(item), len(net.spec.shapes)
+    if isinstance(item, tuple | list):
+        for count in range(1, len(item) + 1):
+            if len(leaves(item[:count])) >= want:
+                return item[0] if count == 1 else tuple(item[:count]), item[count:]
+    return item, ()
+
+
+def in_blocks(parts: Iterable[Any], step: int) -> Iterator[Any]:
+    """The rows of all batches in blocks of `step`, whatever the batches' own size.
+
+    A block ends early where lengths, sizes or devices change.
+    """
+    held: Any = None
+    for x in parts:
+        if held is not None and _alike(held, x):
+            x = tree_map(lambda a, b: torch.cat([a, b]), held, x)
+        elif held is not None:
+            yield held
+        while rows(x) > step:
+            yield row_slice(x, 0, step)
+            x = row_slice(x, step, rows(x))
+        held = x
+    if held is not None:
+        yield held
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether the rows of two batches can be put together."""
+    return kinds(a) == kinds(b) and [t.device for t in leaves(a)] == [t.device for t in leaves(b)]
+
+
+def block_rows(net: Attached, samples: int) -> int:
+    """How many inputs share a block of a prediction from so many masks."""
+    return max(1, min(ROWS, NOISE // (4 * samples * bits(net))))
+
+
+def fold_of(net: Attached, x: Any, memory: int) -> int:
+    """How many samples of the block x one pass folds: what is largest of a row decides.
+
+    Inputs count a quarter, being one tensor where activations are several.
+    """
+    if not net.spec.folds:
+        return 1
+    x_bytes = sum(t.numel() * t.element_size() for t in leaves(x)) // (4 * rows(x))
+    return max(1, memory // (max(net.spec.row_bytes, 4 * bits(net), x_bytes) * rows(x)))
+
+
+def bits(net: Attached) -> int:
+    """Mask bits of one input, as the example had them."""
+    return sum(site.width * (site.tokens or 1) for site in net.sites)
