@@ -212,8 +212,8 @@ class Categorical(Likelihood):
 
     def build(self, outputs: tuple[int, ...]) -> None:
         if outputs[0] == 1:
-            cure = "likelihood=gfo.Bernoulli() for yes or no, Gaussian(sd='learned') for a number"
-            raise ValueError(f"the one output is, as a class, always right: attach with {cure}")
+            cure = "gfo.Bernoulli() for yes or no, gfo.Gaussian(sd='learned') for a number"
+            raise ValueError(f"the one output is, as a class, always right: likelihood={cure}")
         super().build(outputs)
 
     def distribution(self, outputs: Tensor) -> td.Distribution:

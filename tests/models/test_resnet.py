@@ -149,7 +149,7 @@ def test_bad_networks_are_named(tmp_path):
             lambda: gfo.load(tmp_path / "net.pt", wide),
             "holds another architecture: model.conv1.weight is",
         ),
-        (lambda: gfo.predict(net, torch.randn(2, 3, 9, 9)), r"x has shape \(2, 3, 9, 9\)"),
+        (lambda: gfo.predict(net, torch.randn(2, 4, 9, 9)), r"x has shape \(2, 4, 9, 9\)"),
     ):
         with pytest.raises(ValueError, match=message) as error:
             call()
