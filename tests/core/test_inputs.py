@@ -85,7 +85,10 @@ CASES = {
     "prior 1": (lambda n: gfo.GFlowOut(prior=1.0), "prior is 1.0"),
     "temperature": (lambda n: gfo.GFlowOut(temperature=0.0), "temperature is 0.0"),
     "random": (lambda n: gfo.GFlowOut(random=1.5), "random is 1.5"),
-    "reading": (lambda n: gfo.GFlowOut(prior_objective="mle"), "prior_objective is 'mle', not one of"),
+    "reading": (
+        lambda n: gfo.GFlowOut(prior_objective="mle"),
+        "prior_objective is 'mle', not one of",
+    ),
     "method": (lambda n: gfo.attach(*toy_model(), "gflowot", X), "did you mean 'gflowout'?"),
     "data": (lambda n: gfo.data.load("mnst"), "did you mean 'mnist'?"),
     "profile": (lambda n: budget("quik"), "did you mean 'quick'?"),
