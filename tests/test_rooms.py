@@ -126,7 +126,7 @@ def test_a_folder_that_is_no_room_is_found(copy):
     ("file", "line", "module"),
     [
         ("gfo/train/__init__.py", "from gfo.train.fit import fit", "gfo/train/fit.py"),
-        ("gfo/train/__init__.py", "class recipe: pass", "gfo/train/recipe.py"),
+        ("gfo/train/__init__.py", "class optim: pass", "gfo/train/optim.py"),
         (
             "gfo/audit/__init__.py",
             '__getattr__ = lazily(__name__, MODULES, {"diagnose": "gfo.audit.diagnose"})',

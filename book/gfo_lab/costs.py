@@ -13,10 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gfo
 from gfo.core.noise import generator
+from gfo.core.rates import LEARNING_RATES
 from gfo.core.registry import Registry
 from gfo.core.sites import eval_mode, trace
 from gfo.train.fit import compiled_loss, one_epoch
-from gfo.train.recipe import LEARNING_RATES, adam, optimizers_of
+from gfo.train.optim import adam, optimizers_of
 
 SAMPLES = 20
 EXAMPLES = 50_000  # the size of the training set that losses are told

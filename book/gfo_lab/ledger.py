@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from gfo.evaluate.plots import LABELS
-from gfo.evaluate.stats import interval, paired_by_seed
 from gfo_lab import declared, records
+from gfo_lab.stats import interval, paired_by_seed
 
 PAPER = records.RESULTS.parent / "paper_tables"
 PROFILES = ("full", "reduced")  # the first that has records of a row speaks for it

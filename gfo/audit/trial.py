@@ -20,7 +20,7 @@ from gfo.core.noise import derive
 from gfo.core.objectives import OBJECTIVES, total
 from gfo.methods import GFlowOut, IDGFlowOut, Method, RandomDropout
 from gfo.train.fit import modes
-from gfo.train.recipe import adam
+from gfo.train.optim import adam
 
 TV, KL = 0.15, 0.02  # an easier net, untrained and at the best layer-wise q, tests nothing
 ATTEMPTS = 20

@@ -1,7 +1,6 @@
-"""Scores of predictive probabilities: accuracy, likelihood, calibration, a rare class's ranking."""
+"""Scores of predictive probabilities: accuracy, likelihood, calibration."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from sklearn import metrics
@@ -68,27 +67,6 @@ def brier(probs: np.ndarray, y: np.ndarray) -> float:
     return float(((probs - np.eye(probs.shape[1])[y]) ** 2).sum(1).mean())
 
 
-def clustered_error(values: np.ndarray, groups: np.ndarray) -> float:
-    """Standard error of the mean of values that depend on each other within groups.
-
-    Those of one group may do so in any way, and groups are independent (the linearised ratio
-    estimator).
-
-    Args:
-        values: (n,).
-        groups: Which group each is of, (n,).
-
-    Returns:
-        The error; NaN for a single group.
-    """
-    _, index = np.unique(groups, return_inverse=True)
-    sums = np.bincount(index, values - values.mean())
-    count = len(sums)
-    if count < 2:
-        return float("nan")
-    return float(np.sqrt(count / (count - 1) * np.square(sums).sum()) / len(values))
-
-
 def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:
     """Scores of a predictive (B, K) against labels y (B,).
 
@@ -116,67 +94,3 @@ def scored(single: Tensor, y: Tensor) -> dict[str, float]:
     """Scores of the mean of `single` (S, B, K), and of its first mask alone under "_one_mask"."""
     one = {f"{name}_one_mask": value for name, value in evaluate(single[0], y).items()}
     return evaluate(single.mean(0), y) | one
-
-
-def decisions(prob: np.ndarray, y: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
-    """Precision, recall and F1 of saying yes where the probability reaches a threshold.
-
-    Args:
-        prob: (n,).
-        y: (n,) in {0, 1}.
-        threshold: From which on yes is said.
-
-    Returns:
-        Numbers in [0, 1]; "_pos" of the positive class, "_macro" the plain mean over both classes.
-        A precision is 0 where nothing was said.
-    """
-    said = (prob >= threshold).astype(int)
-    how: Any = dict(labels=[0, 1], zero_division=0)  # 0 is allowed, whatever its type says
-    by_class: Any = metrics.precision_recall_fscore_support(y, said, **how)[:3]
-    found = {}
-    for name, (no, yes) in zip(("precision", "recall", "f1"), by_class, strict=True):
-        found |= {f"{name}_macro": float(no + yes) / 2, f"{name}_pos": float(yes)}
-    return found
-
-
-def ranking(prob: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Areas under the ROC and the precision-recall curve (average precision), in [0, 1]."""
-    return {
-        "auroc": float(metrics.roc_auc_score(y, prob)),
-        "auprc": float(metrics.average_precision_score(y, prob)),
-    }
-
-
-def best_threshold(prob: np.ndarray, y: np.ndarray) -> float:
-    """The threshold of highest macro F1.
-
-    Args:
-        prob: (n,).
-        y: (n,) in {0, 1}.
-
-    Returns:
-        Halfway between two neighbouring values of prob, or half above or below them all.
-    """
-    order = np.argsort(-prob, kind="stable")
-    ends = np.concatenate([[prob.max() + 1], prob[order], [prob.min() - 1]])
-    said = np.arange(len(prob) + 1)  # yes to the first k, k = 0 … n
-    tp, positives = np.append(0, np.cumsum(y[order])), y.sum()
-    yes = 2 * tp / np.maximum(said + positives, 1)
-    tn = len(prob) - said - (positives - tp)
-    no = 2 * tn / np.maximum(2 * len(prob) - said - positives, 1)
-    apart = ends[:-1] > ends[1:]  # equal probabilities are decided alike
-    k = int(np.argmax(np.where(apart, yes + no, -1.0)))
-    return float(ends[k] + ends[k + 1]) / 2
-
-
-def without_weights(prob: np.ndarray, weights: Sequence[float]) -> np.ndarray:
-    """Probabilities of the population from those learned under class weights.
-
-    Weighting multiplies the odds of class 1 by w_1 / w_0, and this divides them again.
-
-    Args:
-        prob: (n,), of class 1.
-        weights: (w_0, w_1).
-    """
-    w_no, w_yes = (float(w) for w in weights)
-    return prob * w_no / (prob * w_no + (1 - prob) * w_yes)

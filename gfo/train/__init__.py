@@ -2,5 +2,5 @@
 
 from gfo.core.lazy import lazily
 
-MODULES = ("batches", "batchnorm", "checkpoint", "fit", "recipe")
+MODULES = ("batches", "batchnorm", "checkpoint", "fit", "optim")
 __getattr__ = lazily(__name__, MODULES, {"reestimate": "gfo.train.batchnorm"})

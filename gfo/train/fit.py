@@ -30,7 +30,7 @@ from gfo.core.save import describe
 from gfo.methods.base import Loss
 from gfo.train.batches import Batches, Data, ordered, pairs
 from gfo.train.checkpoint import File, Moving, check_writable, name_of, remember, resume
-from gfo.train.recipe import Schedule, adam, make_schedulers, optimizers_of
+from gfo.train.optim import Schedule, adam, make_schedulers, optimizers_of
 
 
 @torch.random.fork_rng()  # the caller's random state stays his: a loader may draw from it

@@ -6,9 +6,8 @@ import pytest
 import torch
 from gfo_lab.experiments import easy_vqa as task
 from gfo_lab.experiments.job import Job
+from gfo_lab.stats import clustered_error
 from gfo_lab.vqa.questions import VisualQuestions, Words
-
-from gfo.evaluate.metrics import clustered_error
 
 ANSWERS = ["yes", "no", "red", "blue"]
 

@@ -7,12 +7,12 @@ import torch
 from gfo_lab import records
 from gfo_lab.experiments import adaptation, cifar, prior, training
 from gfo_lab.experiments.job import Job
+from gfo_lab.recipe import recipe
 from gfo_lab.run import run
 
 import gfo
 from gfo.core.registry import METHODS
 from gfo.evaluate import uncertainty
-from gfo.train.recipe import recipe
 
 TINY = dict(
     width=2, blocks=[1], rates={"backbone": 0.1}, sizes=[100, 20, 20], clean=20, images=10,

@@ -7,9 +7,8 @@ import torch
 from gfo_lab import ledger, records
 from gfo_lab.experiments import EXPERIMENTS, digits, search
 from gfo_lab.experiments.variations import CHANGES, STARTS, names, variants
+from gfo_lab.stats import interval, paired_by_seed, shared, spread, why_none
 from scipy.stats import ttest_rel
-
-from gfo.evaluate.stats import interval, paired_by_seed, shared, spread, why_none
 
 
 def frame(values: dict[str, list[float]]) -> pd.DataFrame:

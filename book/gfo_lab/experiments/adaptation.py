@@ -14,10 +14,10 @@ import gfo
 from gfo.core.noise import derive, generator
 from gfo.train.batchnorm import reestimate
 from gfo.train.fit import fit
-from gfo.train.recipe import AUGMENTS, make_net, recipe
 from gfo_lab.experiments.cifar import OUTSIDE, configuration, logits_of, scores
 from gfo_lab.experiments.job import Experiment, Job, register
 from gfo_lab.experiments.training import fitted
+from gfo_lab.recipe import AUGMENTS, make_net, recipe
 
 NOISE = 0.3  # share of labels drawn anew
 EPOCHS = 5  # on the clean ones

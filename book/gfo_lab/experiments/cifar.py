@@ -8,18 +8,19 @@ from torch import Tensor
 
 import gfo
 from gfo.core.batch import pick_device
+from gfo.core.rates import LEARNING_RATES
 from gfo.core.registry import Registry
 from gfo.data.corruptions import CORRUPTIONS, SEVERITIES
 from gfo.data.published import has_cifar_c
 from gfo.evaluate.metrics import evaluate, selective_accuracy
 from gfo.evaluate.uncertainty import SCORES, detection
 from gfo.train.batchnorm import reestimate
-from gfo.train.recipe import AUGMENTS, LEARNING_RATES, recipe
 from gfo_lab import declared
 from gfo_lab.experiments.digits import COVERAGES, EVERY, rotated
 from gfo_lab.experiments.job import Experiment, Job, base_config, register
 from gfo_lab.experiments.training import fitted
 from gfo_lab.experiments.variations import Changes, vary, with_configs
+from gfo_lab.recipe import AUGMENTS, recipe
 
 ABOUT = declared(__file__)
 SETUPS = Registry("profile of the CIFAR experiments", ABOUT["setups"])

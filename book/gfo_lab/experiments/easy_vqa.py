@@ -12,17 +12,18 @@ from torch import Tensor, nn
 
 import gfo
 from gfo.core.noise import derive
+from gfo.core.rates import LEARNING_RATES
 from gfo.data.splits import data_root
 from gfo.evaluate.masks import policy_divergences
-from gfo.evaluate.metrics import clustered_error, evaluate
+from gfo.evaluate.metrics import evaluate
 from gfo.models.coattention import producers
 from gfo.train.fit import fit
-from gfo.train.recipe import LEARNING_RATES
 from gfo_lab.experiments import vqa_v2
 from gfo_lab.experiments.digits import EVERY
 from gfo_lab.experiments.job import Experiment, Job, method_config, register
 from gfo_lab.experiments.training import mean_loss, train_members
 from gfo_lab.records import config_hash
+from gfo_lab.stats import clustered_error
 from gfo_lab.vqa.questions import VisualQuestions, add_noise
 
 NOISE = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)  # standard deviations of a feature

@@ -16,6 +16,7 @@ from gfo_lab import records
 from gfo_lab.experiments import icu_tune as tuning
 from gfo_lab.experiments.digits import EVERY
 from gfo_lab.experiments.job import Experiment, Job, register
+from gfo_lab.icu import rare
 
 COHORTS = ({}, {"min_hours": 24})  # all stays; those of a day and more
 SPLITS = {"full": 20}
@@ -104,12 +105,12 @@ def measure(splits: gfo.data.Splits, predict, job: Job) -> dict[str, float]:
     trained, and "_freed" from the class weights."""
     (x_valid, y_valid), (x, y) = splits.valid, splits.test
     p, truth = predict(x), y.numpy()
-    threshold = metrics.best_threshold(predict(x_valid), y_valid.numpy())
-    at_valid = metrics.decisions(p, truth, threshold)
-    found = metrics.ranking(p, truth) | metrics.decisions(p, truth) | {"threshold_valid": threshold}
+    threshold = rare.best_threshold(predict(x_valid), y_valid.numpy())
+    at_valid = rare.decisions(p, truth, threshold)
+    found = rare.ranking(p, truth) | rare.decisions(p, truth) | {"threshold_valid": threshold}
     found |= {f"{name}_valid": value for name, value in at_valid.items()}
     weights = tuning.balanced(splits.train[1]) if job.config.get("class_weights") else (1.0, 1.0)
-    for suffix, q in (("", p), ("_freed", metrics.without_weights(p, weights))):
+    for suffix, q in (("", p), ("_freed", rare.without_weights(p, weights))):
         both = torch.from_numpy(np.stack([1 - q, q], 1))
         scores = metrics.evaluate(both, y)
         found |= {f"{name}{suffix}": scores[name] for name in ("nll", "brier", "ece")}

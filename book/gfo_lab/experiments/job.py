@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gfo
+from gfo.core.rates import LEARNING_RATES
 from gfo.core.registry import Registry
-from gfo.train.recipe import LEARNING_RATES
 from gfo_lab.profiles import budget
 
 EXPERIMENTS = Registry("experiment")

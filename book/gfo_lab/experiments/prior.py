@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from gfo.core.files import read_json, write_json
+from gfo.core.rates import LEARNING_RATES
 from gfo.evaluate.masks import policy_divergences
 from gfo.train.fit import fit, predictive_nll
-from gfo.train.recipe import LEARNING_RATES, make_net
 from gfo_lab.experiments.digits import DIGITS
 from gfo_lab.experiments.job import Experiment, Job, base_config, register
 from gfo_lab.experiments.search import MLP
+from gfo_lab.recipe import make_net
 
 GRID = [(rate, beta) for beta in (1.0, 10.0) for rate in (1e-3, 3e-3, 1e-2)]
 EPOCHS = 20  # twelve runs of a learning curve, not of a final score

@@ -5,8 +5,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from gfo.core.rates import LEARNING_RATES
 from gfo.train.fit import predictive_nll
-from gfo.train.recipe import LEARNING_RATES
 from gfo_lab import declared, records
 from gfo_lab.experiments.job import Experiment, Job, base_config, register
 from gfo_lab.experiments.training import fitted

@@ -9,8 +9,8 @@ from torch import Tensor
 import gfo
 from gfo.core.ensemble import train_members
 from gfo.train.fit import fit
-from gfo.train.recipe import make_net, recipe
 from gfo_lab.experiments.job import Job
+from gfo_lab.recipe import make_net, recipe
 
 
 def fitted(

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 
 import gfo
 from gfo.core.noise import derive, generator
+from gfo.core.rates import LEARNING_RATES
 from gfo.models.coattention import producers
 from gfo.train.fit import fit
-from gfo.train.recipe import LEARNING_RATES
 from gfo_lab.experiments.job import Job, base_config
 from gfo_lab.experiments.training import mean_loss, train_members
 from gfo_lab.vqa.answers import accuracy

@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from gfo_lab import stats
+from gfo_lab.icu import rare
 from sklearn.metrics import f1_score
 
 from gfo.core.likelihood import Categorical
-from gfo.evaluate import metrics, stats
 
 
 def test_decisions_are_the_means_over_both_classes_by_hand():
     """8 stays, 2 deaths; yes is said to 3, one of them rightly."""
     prob = np.array([0.9, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05])
     y = np.array([1, 0, 0, 1, 0, 0, 0, 0])
-    found = metrics.decisions(prob, y)
+    found = rare.decisions(prob, y)
     assert found["precision_pos"] == pytest.approx(1 / 3)
     assert found["recall_pos"] == pytest.approx(1 / 2)
     assert found["f1_pos"] == pytest.approx(2 / 5)
@@ -24,7 +25,7 @@ def test_decisions_are_the_means_over_both_classes_by_hand():
 
 def test_whoever_never_says_yes_has_macro_recall_one_half():
     y = np.array([1] + [0] * 18)
-    found = metrics.decisions(np.zeros(19), y)
+    found = rare.decisions(np.zeros(19), y)
     assert found["recall_macro"] == 0.5 and found["precision_pos"] == 0
     assert found["precision_macro"] == pytest.approx(18 / 19 / 2)
 
@@ -38,7 +39,7 @@ def test_the_best_threshold_beats_every_other(seed):
     values = np.unique(prob)
     cuts = [values[0] - 1, *(values[1:] + values[:-1]) / 2, values[-1] + 1]
     best = max(f1_score(y, prob >= cut, average="macro", zero_division=0) for cut in cuts)
-    mine = metrics.decisions(prob, y, metrics.best_threshold(prob, y))["f1_macro"]
+    mine = rare.decisions(prob, y, rare.best_threshold(prob, y))["f1_macro"]
     assert mine == pytest.approx(best)
 
 
@@ -50,7 +51,7 @@ def test_probabilities_are_freed_from_class_weights():
     logits = torch.tensor([[1 - weighted, weighted]]).log().requires_grad_()
     Categorical(weights).log_lik(logits.expand(10, 2), y).sum().backward()
     torch.testing.assert_close(logits.grad, torch.zeros(1, 2), rtol=0, atol=1e-5)  # the optimum
-    assert metrics.without_weights(np.array([weighted]), weights) == pytest.approx(0.1)
+    assert rare.without_weights(np.array([weighted]), weights) == pytest.approx(0.1)
 
 
 def test_the_interval_knows_that_splits_share_examples():

@@ -1,43 +1,28 @@
-"""Names in a config for what `fit` takes as functions: optimiser, schedule, augmentation."""
+"""What a config names, as `gfo.fit` and `gfo.attach` take it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from gfo.core.attach import attach
 from gfo.core.attached import Attached
 from gfo.core.batch import pick_device
 from gfo.core.noise import derive
-from gfo.core.rates import LEARNING_RATES as LEARNING_RATES  # the laboratory asks here
 from gfo.core.registry import Registry
 from gfo.data.splits import Splits
 from gfo.data.transforms import crop_flip
 from gfo.methods import create
 from gfo.models import arguments, build
-
-
-def optimizers_of(
-    net: Attached, backbone: bool, make: Callable[[str, list], Optimizer]
-) -> dict[str, Optimizer]:
-    """What `make` makes for each group of `net.param_groups()`."""
-    groups = net.param_groups(backbone=backbone)
-    return {group["name"]: make(group["name"], group["params"]) for group in groups}
-
-
-def adam(params: list, lr: float) -> Optimizer:
-    """Adam, fused into one kernel where this torch has it for the parameters' device."""
-    try:
-        return torch.optim.Adam(params, lr=lr, fused=True)
-    except (RuntimeError, TypeError):
-        return torch.optim.Adam(params, lr=lr)
-
+from gfo.train.optim import adam
 
 sgd = partial(torch.optim.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
 OPTIMIZERS = Registry("optimizer", {"adam": adam, "sgd": sgd})
+
+
 AUGMENTS = Registry("augmentation", {"none": None, "crop-flip": crop_flip})
 
 
@@ -69,35 +54,6 @@ def computes_bf16(device: str | torch.device) -> bool:
         return torch.cuda.is_bf16_supported()
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch.cpu, if it is new
     return any(getattr(torch.cpu, name, bool)() for name in asked)
-
-
-# schedule(optimizer, steps): a torch scheduler for a run of so many steps
-Schedule = Callable[[Optimizer, int], LRScheduler]
-
-
-def one_cycle(optimizer: Optimizer, steps: int) -> LRScheduler:
-    """Up to each group's rate, then down to nearly zero (Smith & Topin, 2018).
-
-    Up from a twenty-fifth of it over 30 % of the run, then down along a cosine. Momentum stays.
-    """
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    # one to spare: torch's scheduler looks one step ahead
-    return OneCycleLR(optimizer, peaks, total_steps=max(steps, 2) + 1, cycle_momentum=False)
-
-
-SCHEDULES = Registry("schedule", {"one-cycle": one_cycle})
-
-
-def make_schedulers(
-    schedule: str | Schedule | None, optimizers: dict[str, Optimizer], steps: int
-) -> dict[str, LRScheduler]:
-    """One scheduler per optimiser; none without a schedule.
-
-    Raises:
-        ValueError: For an unknown name.
-    """
-    make = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
-    return {name: make(each, steps) for name, each in optimizers.items()} if make else {}
 
 
 def make_net(
