@@ -112,17 +112,14 @@ def check_y(net: Attached, x: Any, y: Any) -> Tensor:
 def check_whole(name: str, number: Any, low: int = 0) -> int:
     """`number` as an int; ValueError, naming it, unless it is a whole number from `low` on."""
     if not isinstance(number, Integral) or number < low:
-        raise ValueError(f"{name} is {number!r}, needs to be a whole number, at least {low}")
+        raise ValueError(f"{name} is {number!r}, needs to be at least {low}, a whole number")
     return int(number)
 
 
 def check_counts(**counts: int) -> None:
     """Raise ValueError, naming it, for a number of something that is below 1."""
     for name, count in counts.items():
-        if not isinstance(count, Integral):
-            raise ValueError(f"{name} is {count!r}, needs to be a whole number")
-        if count < 1:
-            raise ValueError(f"{name} is {count}, needs to be at least 1")
+        check_whole(name, count, 1)
 
 
 def check_masks(net: Attached, masks: Sequence[Tensor], lead: tuple[int, ...]) -> list[Tensor]:

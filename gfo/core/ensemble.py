@@ -1,14 +1,12 @@
 """Several networks that answer as one (Lakshminarayanan et al., 2017)."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from gfo.core.attached import Attached
 from gfo.core.likelihood import Likelihood
-from gfo.core.noise import derive
 
 
 class Ensemble(nn.Module):
@@ -42,29 +40,3 @@ class Ensemble(nn.Module):
     def likelihood(self) -> Likelihood:
         """The first member's; what it learns is each member's own."""
         return self.nets[0].likelihood
-
-
-def train_members(
-    train: Callable[[int, Path | None], tuple[Attached, Any]],
-    members: int,
-    seed: int,
-    checkpoint: Path | None = None,
-) -> tuple[Attached | Ensemble, list[Any]]:
-    """One network, or an ensemble of several that differ in their seed alone.
-
-    Args:
-        train: `train(seed, checkpoint)` gives a trained network and its history.
-        members: How many; 1 calls `train` with `seed` and `checkpoint` themselves.
-        seed: From which each member derives a seed of its own.
-        checkpoint: From which each member derives a file of its own.
-
-    Returns:
-        The network or the ensemble, and one history per member.
-    """
-    if members == 1:
-        net, history = train(seed, checkpoint)
-        return net, [history]
-    seeds = [derive(seed, "member", k) for k in range(members)]
-    files = [checkpoint and checkpoint.with_suffix(f".{k}.pt") for k in range(members)]
-    nets, histories = zip(*map(train, seeds, files), strict=True)
-    return Ensemble(nets), list(histories)

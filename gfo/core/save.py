@@ -156,7 +156,7 @@ def read(path: str | Path, *keys: str) -> dict:
         raise ValueError(f"{str(path)!r} is damaged (wrong digest): take another copy")
     for key in ("state", *keys):
         if key not in content:
-            raise ValueError(f"{str(path)!r} lacks {key!r}: it was cut down, save again")
+            raise ValueError(f"{str(path)!r} lacks {key!r}: cut down, or no checkpoint of gfo.fit")
     with _understood(path):  # the spec as it would be today
         content["gfo"] |= {"spec": _plain(spec_of(content["gfo"]["spec"]))}
     return content

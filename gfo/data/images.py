@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from gfo.core.registry import DATASETS
-from gfo.data.splits import Part, Root, Splits, check_file, data_root, fetch, split
+from gfo.data.splits import DIGESTS, Part, Root, Splits, check_file, data_root, fetch, split
 
 
 @DATASETS.register("digits")
@@ -45,13 +45,7 @@ def mnist(root: Root = None, seed: int = 0) -> Splits:
     return split("mnist", pool, (50_000, 5_000, 5_000), test, 10, seed)
 
 
-# SHA-256 of the unpacked files, which torchvision does not check (CIFAR's and SVHN's it does).
-MNIST_SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
+MNIST_SHA256 = DIGESTS["mnist"]
 
 
 def _part(root: Path, train: bool) -> Part:

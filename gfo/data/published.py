@@ -6,24 +6,11 @@ import numpy as np
 import torch
 
 from gfo.data.corruptions import corruption
-from gfo.data.splits import Part, Root, check_file, data_root, unit
+from gfo.data.splits import DIGESTS, Part, Root, check_file, data_root, unit
 
 FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}
 ADDRESS = {"cifar10": "zenodo.org/records/2535967", "cifar100": "zenodo.org/records/3555552"}
-MD5 = {
-    "cifar10": {
-        "labels": "c439b113295ed5254878798ffe28fd54",
-        "gaussian_noise": "ecaf8b9a2399ffeda7680934c33405fd",
-        "snow": "bb238de8555123da9c282dea23bd6e55",
-        "frost": "31f6ab3bce1d9934abfb0cc13656f141",
-    },
-    "cifar100": {
-        "labels": "bb4026e9ce52996b95f439544568cdb2",
-        "gaussian_noise": "ecc4d366eac432bdf25c024086f5e97d",
-        "snow": "0237be164583af146b7b144e73b43465",
-        "frost": "3a39c6823bdfaa0bf8b12fe7004b8117",
-    },
-}
+MD5 = DIGESTS["cifar-c"]
 IMAGES = 10_000  # the whole test set, once per severity
 
 

@@ -5,6 +5,7 @@ import getpass
 import hashlib
 import os
 import tempfile
+import tomllib
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from gfo.core.noise import generator
 
+DIGESTS = tomllib.loads(Path(__file__).with_name("digests.toml").read_text(encoding="utf-8"))
 Root = str | Path | None
 Part = tuple[Tensor, Tensor]  # x (n, channels, height, width) float, y (n,) long
 

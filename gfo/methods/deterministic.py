@@ -33,7 +33,7 @@ class EnsembleMember(Deterministic):
 
     Lakshminarayanan et al., 2017, without adversarial training. An experiment trains `members` of
     them, each from a seed of its own, and joins them in a `gfo.Ensemble`: see
-    `gfo.core.ensemble.train_members`.
+    `gfo_lab.experiments.training.train_members`.
 
     Args:
         members: How many.

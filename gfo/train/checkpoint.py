@@ -3,14 +3,11 @@
 import contextlib
 import errno
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from gfo.core.attached import Attached
-from gfo.core.files import read_json, write_json
 from gfo.core.save import check_same, load_state, read, write_content
 
 File = str | Path | None
@@ -86,10 +83,7 @@ def resume(net: Attached, moving: Moving, checkpoint: File, about: dict) -> dict
     fresh = {"history": [], "waited": 0, "best": None}
     if checkpoint is None or not Path(checkpoint).exists():
         return fresh
-    content = read(checkpoint)
-    for key in ("progress", *moving):
-        if key not in content:
-            raise ValueError(f"{str(checkpoint)!r} lacks {key!r}: it is no checkpoint of gfo.fit")
+    content = read(checkpoint, "progress", *moving)
     check_same(content["gfo"], about, checkpoint)
     try:
         for kind, named in moving.items():
@@ -101,28 +95,3 @@ def resume(net: Attached, moving: Moving, checkpoint: File, about: dict) -> dict
         raise ValueError(f"{said}: delete it to start anew") from None
     load_state(net, content["state"], checkpoint)
     return progress
-
-
-def one_by_one(
-    items: Sequence, work: Callable[[Any], Any], file: Path | None, label: str, progress: bool
-) -> list:
-    """[work(item) for item in items], with a bar.
-
-    Each result (plain JSON) is kept at once in `file`, if there is one, so that a stopped run goes
-    on with the item that it stopped in.
-    """
-    done = read_list(file) if file and file.exists() else []
-    left = items[len(done) :]
-    for item in tqdm(left, label, len(items), False, initial=len(done), disable=not progress):
-        done.append(work(item))
-        if file:
-            write_json(file, done)
-    return done
-
-
-def read_list(file: Path) -> list:
-    """The results kept in `file`; ValueError, naming it, where it is damaged."""
-    with contextlib.suppress(ValueError):  # bad JSON and bad UTF-8 both are
-        if isinstance(done := read_json(file), list):
-            return done
-    raise ValueError(f"{str(file)!r} is damaged: delete it to start anew")

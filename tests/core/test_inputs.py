@@ -43,7 +43,10 @@ CASES = {
     "x of lists": (lambda n: gfo.predict(n, X.tolist()), "x has a list and no tensor"),
     "x of words": (lambda n: gfo.predict(n, np.full((4, 6), "1")), "an array holds <U1"),
     "x of integers": (lambda n: gfo.predict(n, X.byte()), "x is of uint8, which the model does"),
-    "samples of words": (lambda n: gfo.predict(n, X, "20"), "samples is '20', needs to be a whole"),
+    "samples of words": (
+        lambda n: gfo.predict(n, X, "20"),
+        "samples is '20', needs to be at least 1",
+    ),
     "seed of a half": (lambda n: gfo.predict(n, X, seed=1.5), "seed is 1.5"),
     "memory of a word": (lambda n: gfo.predict(n, X, memory="1G"), "memory is '1G'"),
     "masks of a word": (lambda n: gfo.predict(n, X, masks="all"), "masks='all' is none of"),

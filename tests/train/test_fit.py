@@ -588,9 +588,9 @@ def test_a_training_set_that_runs_dry_is_named():
 # -- faults C: settings that were taken without a word
 
 SETTINGS = {
-    "seed": ({"seed": 1.9}, "seed is 1.9, needs to be a whole number"),
+    "seed": ({"seed": 1.9}, "seed is 1.9, needs to be at least 0, a whole number"),
     "negative seed": ({"seed": -1}, "seed is -1"),
-    "epochs": ({"epochs": -1}, "epochs is -1, needs to be a whole number, at least 0"),
+    "epochs": ({"epochs": -1}, "epochs is -1, needs to be at least 0, a whole number"),
     "epochs text": ({"epochs": "3"}, "epochs is '3'"),
     "backbone": ({"backbone": "no"}, "backbone is 'no', needs to be True or False"),
     "n": ({"n": 0}, "n is 0"),

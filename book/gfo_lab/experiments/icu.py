@@ -11,12 +11,12 @@ import torch
 import gfo
 from gfo.evaluate import metrics
 from gfo.evaluate.plots import LABELS
-from gfo.train.checkpoint import one_by_one
 from gfo_lab import records
 from gfo_lab.experiments import icu_tune as tuning
 from gfo_lab.experiments.digits import EVERY
 from gfo_lab.experiments.job import Experiment, Job, register
 from gfo_lab.icu import rare
+from gfo_lab.resumable import one_by_one
 
 COHORTS = ({}, {"min_hours": 24})  # all stays; those of a day and more
 SPLITS = {"full": 20}

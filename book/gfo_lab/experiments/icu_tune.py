@@ -13,7 +13,6 @@ from torch import Tensor
 
 import gfo
 from gfo.core.noise import derive
-from gfo.train.checkpoint import one_by_one
 from gfo_lab.experiments import search
 from gfo_lab.experiments.job import Experiment, Job, register
 from gfo_lab.experiments.training import fitted
@@ -21,6 +20,7 @@ from gfo_lab.experiments.variations import with_configs
 from gfo_lab.icu import synthetic
 from gfo_lab.icu.cohort import Cohort, Rules, cohort
 from gfo_lab.icu.hospitals import MIN_STAYS, by_hospital, draw_parts
+from gfo_lab.resumable import one_by_one
 
 WARDS = ("eicu-demo", "eicu", synthetic.NAME)
 BASELINES = ("majority", "logistic")
