@@ -25,6 +25,9 @@ from gfo.core.sites import eval_mode
 # CPU larger tensors leave the cache, and their memory goes back to the system after every pass.
 MEMORY, MEMORY_CPU = 512 * 2**20, 2 * 2**20
 
+# reduce(net, parts, S): of one block of inputs, whose logits come in parts (s, b, K) of its S masks
+Reduce = Callable[[Attached, Iterable[Tensor], int], Tensor]
+
 
 class Score(NamedTuple):
     """Log-probabilities of given masks, each (B,), in nats; None where a method has none.
@@ -146,7 +149,7 @@ def predict(net: Attached | Ensemble, x: Any, samples: int = 20, **how) -> Tenso
         total = sum(member.likelihood.mean(one).to(wide) * len(one) for one in parts)
         return torch.as_tensor(total / count).float()[None]
 
-    return torch.cat(_answers(net, x, samples, mean, **how)).mean(0)
+    return torch.cat(answers(net, x, samples, mean, **how)).mean(0)
 
 
 def sample_logits(
@@ -185,7 +188,7 @@ def sample_logits(
     def join(member: Attached, parts: Iterable[Tensor], count: int) -> Tensor:
         return torch.cat(list(parts))
 
-    each = _answers(net, x, samples, join, masks=masks, seed=seed, memory=memory)
+    each = answers(net, x, samples, join, masks=masks, seed=seed, memory=memory)
     if isinstance(masks, str | None):  # (1, B, K) -> (S', B, K) where no mask is drawn
         each = [logits.expand(-(-samples // len(each)), *logits.shape[1:]) for logits in each]
     if len(each) == 1:
@@ -193,7 +196,7 @@ def sample_logits(
     return torch.stack(each, 1).flatten(0, 1)  # (S', M, B, K) -> (S'·M, B, K)
 
 
-def _answers(net: Any, x: Any, samples: int, reduce: Callable, **how) -> list[Tensor]:
+def answers(net: Any, x: Any, samples: int, reduce: Reduce, **how) -> list[Tensor]:
     """The answer of each member of an ensemble to its share of the masks, or of the one network."""
     drawn = isinstance(how.get("masks"), str | None)
     members = net.nets if drawn and isinstance(net, Ensemble) else [net]
@@ -204,14 +207,7 @@ def _answers(net: Any, x: Any, samples: int, reduce: Callable, **how) -> list[Te
 
 @torch.no_grad()
 def _answer(
-    net: Any,
-    x: Any,
-    samples: int,
-    reduce: Callable[[Attached, Iterable[Tensor], int], Tensor],
-    *,
-    masks: Any = "own",
-    seed: int = 0,
-    memory: int | None = None,
+    net: Any, x: Any, samples: int, reduce: Reduce, *, masks: Any = "own", seed=0, memory=None
 ) -> Tensor:
     """`reduce` of each block's logits, parts (s, b, K) of S masks, joined: (…, B, K)."""
     check_net(net)

@@ -24,7 +24,7 @@ from gfo.core.batch import device_of, pick_device, to_device
 from gfo.core.checks import check_counts, check_net, check_whole
 from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import derive, generator
-from gfo.core.predict import sample_logits
+from gfo.core.predict import Reduce, answers
 from gfo.core.rates import learning_rates
 from gfo.core.save import describe
 from gfo.methods.base import Loss
@@ -253,11 +253,22 @@ def predictive_nll(net: Attached, data: Batches, samples: int, seed: int = 0) ->
     """
     summed, count = torch.zeros(()), 0
     for x, y in pairs(data):
-        outputs = sample_logits(net, x, samples, seed=seed)
-        with torch.no_grad():  # a learned sd asks for one
-            nll = net.likelihood.valid_nll(outputs, y.to(outputs.device))
-        summed, count = summed + nll.sum().cpu(), count + len(nll)
+        each = answers(net, x, samples, _valid_nll(y), seed=seed)[0]  # (1, B)
+        summed, count = summed + each.sum().cpu(), count + each.shape[1]
     return float(summed) / count
+
+
+def _valid_nll(y: Tensor) -> Reduce:
+    """`Likelihood.valid_nll` block by block, (1, b) each; y holds the labels of all blocks."""
+    rest = y
+
+    def reduce(net: Attached, parts: Iterable[Tensor], count: int) -> Tensor:
+        nonlocal rest
+        outputs = torch.cat(list(parts))  # (S, b, …)
+        known, rest = rest.tensor_split([outputs.shape[1]])
+        return net.likelihood.valid_nll(outputs, known.to(outputs.device))[None]
+
+    return reduce
 
 
 @contextlib.contextmanager

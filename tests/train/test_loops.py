@@ -298,3 +298,13 @@ def test_signature_says_what_is_documented():
     named = inspect.signature(gfo.Attached.loss).parameters
     doc = inspect.getdoc(gfo.Attached.loss)
     assert all(f"{name}:" in doc for name in named if name != "self")
+
+
+def test_q_that_would_read_real_targets_unstandardised_warns():
+    model, sites = toy_model(classes=2)
+    net = gfo.attach(model, sites, gfo.GFlowOut(), X[:2], likelihood=gfo.Gaussian())
+    y = 1000 * torch.randn(len(X), 1)
+    with pytest.warns(UserWarning, match="unstandardised: call net.likelihood.standardise"):
+        net.loss(X, y, n=len(X))
+    net.likelihood.standardise([y])
+    net.loss(X, y, n=len(X))  # a warning would be an error
