@@ -56,7 +56,7 @@ class Predictive(td.Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """y from a mask of its own each, (*sample_shape, B, …), by torch's global generator."""
+        """y from a mask of its own each, ``(*sample_shape, B, …)``, by torch's global generator."""
         drawn = self.components[0].sample(sample_shape)
         lead = drawn.shape[: drawn.dim() - len(self.event_shape)]
         which = torch.randint(len(self.components), lead, device=drawn.device)
