@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from gfo.core.registry import DATASETS
 from gfo.data.images import MNIST_SIZES, digits, mnist
 from gfo.data.splits import Part, Root, Splits
@@ -22,8 +24,8 @@ def halves(whole: Splits) -> Splits:
         return upper.contiguous(), lower.contiguous()
 
     parts = [cut(part) for part in (whole.train, whole.valid, whole.tune, whole.test)]
-    zero, one = whole.mean.new_zeros(1, 1), whole.mean.new_ones(1, 1)  # bits stay bits
-    return Splits(f"{whole.name}-halves", *parts, zero, one, classes=parts[0][1].shape[1])
+    bits = dict(mean=torch.zeros(1, 1), std=torch.ones(1, 1))  # which are not normalised
+    return Splits(f"{whole.name}-halves", *parts, **bits, classes=parts[0][1].shape[1])
 
 
 @DATASETS.register("digits-halves")
