@@ -24,8 +24,8 @@ def halves(whole: Splits) -> Splits:
         return upper.contiguous(), lower.contiguous()
 
     parts = [cut(part) for part in (whole.train, whole.valid, whole.tune, whole.test)]
-    bits = dict(mean=torch.zeros(1, 1), std=torch.ones(1, 1))  # which are not normalised
-    return Splits(f"{whole.name}-halves", *parts, **bits, classes=parts[0][1].shape[1])
+    name, mean, std = f"{whole.name}-halves", torch.zeros(1, 1), torch.ones(1, 1)  # bits stay
+    return Splits(name, *parts, mean=mean, std=std, classes=parts[0][1].shape[1])
 
 
 @DATASETS.register("digits-halves")
