@@ -179,9 +179,10 @@ def writable(out: Path) -> None:
 
 
 def data_set(task: Experiment, asked: str | None, usual: str) -> str:
-    """The data set of a run: `asked` for, or the profile's `usual` one, or the first that the
-    experiment knows. ValueError for one that it does not know."""
-    name = asked or (usual if usual in task.datasets else task.datasets[0])
+    """The data set of a run: `asked` for, or the profile's `usual` one or what is made of it, or
+    the first that the experiment knows. ValueError for one that it does not know."""
+    made = (name for name in task.datasets if name.startswith(usual))
+    name = asked or next(made, task.datasets[0])
     if name not in task.datasets:
         DATASETS[name]  # an unknown one has a nearest match
         raise ValueError(f"no such experiment on {name!r}; known: {', '.join(task.datasets)}")

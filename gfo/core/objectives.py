@@ -49,6 +49,12 @@ def kl_bernoulli(q_logits: Tensor, p_logits: Tensor) -> Tensor:
     return (torch.sigmoid(a) * (a - b) + F.softplus(b) - F.softplus(a)).flatten(1).sum(1)
 
 
+def fixed_at(keep: float, logits: Tensor) -> Tensor:
+    """Logits of Bernoulli(keep) in the shape of others; padding, which is certain, stays."""
+    fixed = torch.logit(torch.tensor(keep)).to(logits)
+    return torch.where(logits == CERTAIN, logits, fixed)
+
+
 def tb_residual(log_z: Tensor, log_q: Tensor, log_reward: Tensor) -> Tensor:
     """log Z + log q(z) − log R(z), the bracket of eqs (5), (6) and (10).
 

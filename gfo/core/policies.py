@@ -91,7 +91,7 @@ class LayerwisePolicy(nn.Module):
             layers).
         before: Width of what the first site's "h_before" reads.
         hidden: Width of each small network.
-        outputs: Numbers that a site returns, if not one per bit.
+        outputs: Numbers that a site returns, if not one per bit; as a logit, 1 serves all bits.
         keep: The keep-probability that every bit starts at.
     """
 
@@ -153,6 +153,7 @@ class LayerwisePolicy(nn.Module):
             draw: `draw(logits)` gives a mask.
         """
         logits = self.evaluate(layer, context)
+        logits = logits.expand(*logits.shape[:-1], context.h.shape[-1])  # where one serves all bits
         return (draw(logits) if mask is None else mask), logits
 
 

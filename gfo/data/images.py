@@ -37,12 +37,21 @@ def digits_part(size: int, channels: int) -> Part:
     return x.repeat(1, channels, 1, 1), torch.tensor(bunch.target, dtype=torch.long)
 
 
+MNIST_SIZES = (50_000, 5_000, 5_000)
+
+
 @DATASETS.register("mnist")
-def mnist(root: Root = None, seed: int = 0) -> Splits:
-    """MNIST, 28×28: 50,000 to train, 5,000 to validate, 5,000 to tune (by seed), 10,000 to test."""
+def mnist(root: Root = None, seed: int = 0, *, sizes: Sequence[int] = MNIST_SIZES) -> Splits:
+    """MNIST, 28×28: 50,000 to train, 5,000 to validate, 5,000 to tune (by seed), 10,000 to test.
+
+    Args:
+        root: Where the files lie, see `gfo.data.load`.
+        seed: Of the split.
+        sizes: How many of the 60,000 to train, to validate and to tune.
+    """
     root = data_root(root)
     pool, test = (_part(root, train) for train in (True, False))
-    return split("mnist", pool, (50_000, 5_000, 5_000), test, 10, seed)
+    return split("mnist", pool, sizes, test, 10, seed)
 
 
 MNIST_SHA256 = DIGESTS["mnist"]

@@ -2,5 +2,5 @@
 
 from gfo.core.lazy import lazily
 
-MODULES = ("masks", "metrics", "plots", "stats", "uncertainty")
+MODULES = ("marginal", "masks", "metrics", "plots", "stats", "uncertainty")
 __getattr__ = lazily(__name__, MODULES)

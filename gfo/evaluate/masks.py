@@ -11,7 +11,7 @@ from gfo.core.batch import device_of, rows, to_device
 from gfo.core.bernoulli import Bernoulli
 from gfo.core.masked_pass import Pass, noise_for, without_gradient
 from gfo.core.noise import generator
-from gfo.core.objectives import CERTAIN, kl_bernoulli
+from gfo.core.objectives import fixed_at, kl_bernoulli
 from gfo.core.predict import sample_logits
 from gfo.core.predictive import Predictive
 from gfo.evaluate.stats import pearson
@@ -72,21 +72,16 @@ def policy_divergences(
     """
     found: dict[str, list[float]] = {}
 
-    def uniform(logits: Tensor) -> Tensor:
-        """Logits of the Bernoulli, in the shape of others; padding moves nowhere."""
-        fixed = torch.logit(torch.tensor(keep)).to(logits)
-        return torch.where(logits == CERTAIN, logits, fixed)
-
     def mean(pairs) -> list[float]:
         by_pass = [[float(kl_bernoulli(a, b).mean()) for a, b in layers] for layers in pairs]
         return torch.tensor(by_pass).mean(0).tolist()
 
     if net.method.p is not None and net.method.test == "p":
         seen = list(passes(net, x, y, "test", samples, seed))
-        found["p_moved"] = mean([[(p, uniform(p)) for p in out.p_logits] for out in seen])
+        found["p_moved"] = mean([[(p, fixed_at(keep, p)) for p in out.p_logits] for out in seen])
     if net.method.q is not None:
         seen = list(passes(net, x, y, "q", samples, seed))
-        found["q_moved"] = mean([[(q, uniform(q)) for q in out.q_logits] for out in seen])
+        found["q_moved"] = mean([[(q, fixed_at(keep, q)) for q in out.q_logits] for out in seen])
         found["q_from_p"] = mean(zip(out.q_logits, out.p_logits, strict=True) for out in seen)
     return found
 

@@ -233,11 +233,16 @@ class Method(nn.Module):
         # a comparison has no gradient: record none on the way to it. In float32, as it is scored
         logits = logits.detach().float()
         training = source == "train"
-        keep = torch.sigmoid(logits / self.temperature if training else logits)
+        temperature, random = self.exploration()
+        keep = torch.sigmoid(logits / temperature if training else logits)
         if training and self.random:
             explore = explore.reshape(-1, *[1] * (u.dim() - 1))  # (B, 1) -> (B, 1[, 1])
-            keep = keep.masked_fill(explore < self.random, 0.5)
+            keep = keep.masked_fill(explore < random, 0.5)
         return (u < keep).float()
+
+    def exploration(self) -> tuple[Tensor | float, Tensor | float]:
+        """(temperature, random) of the training policy as they now stand."""
+        return self.temperature, self.random
 
     def scale(self, mask: Tensor) -> Tensor:
         """The mask as it multiplies the activation."""

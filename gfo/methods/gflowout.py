@@ -4,14 +4,19 @@ from functools import partial
 
 import torch
 
-from gfo.core.batch import tree_map
-from gfo.core.masked_pass import Pass
-from gfo.core.objectives import OBJECTIVES, Terms, kl_bernoulli, total
+from gfo.core.batch import rows, tree_map
+from gfo.core.masked_pass import BatchPass, Pass
+from gfo.core.objectives import OBJECTIVES, Objective, Terms, fixed_at, kl_bernoulli, total
 from gfo.core.policies import POLICIES, FixedPolicy, LayerwisePolicy
 from gfo.core.registry import METHODS
+from gfo.methods.arm import arm
 from gfo.methods.base import Loss, Method, check_keep
+from gfo.methods.contextual import layerwise_kl
 
-CHOICES = {"prior_objective": "kl literal", "theta": "q~ q", "activation": "same before"}
+CHOICES = {"prior_objective": "kl literal", "theta": "q~ q", "activation": "same before none"}
+READS = {"same": ["h"], "before": ["h_before"], "none": []}
+# KL(q ‖ posterior) too, but by passes of its own under antithetic masks instead of K free ones
+ARM = Objective(lambda t: total(t.log_q) - t.log_reward, log_z=False, source="q")
 
 
 class GFlowOut(Method):
@@ -30,7 +35,8 @@ class GFlowOut(Method):
             q~. "literal" is −log p of the sampled mask, as the released code does, which aims p at
             q~.
         prior: None for the learned prior, or a keep-probability for a fixed one.
-        activation: "same" for h'_l (Algorithm 1), "before" for h_{l−1} (the paper's section 3.2).
+        activation: "same" for h'_l (Algorithm 1), "before" for h_{l−1} (the paper's section 3.2),
+            "none" where q and p shall not read the input.
         label: Whether q reads y (the paper: it does).
         earlier: Whether q and p read the earlier masks (the paper: they do).
         beta: Exponent of the likelihood in R (the paper: 1; released scripts go down to 0.001).
@@ -40,16 +46,25 @@ class GFlowOut(Method):
         hidden: Width of every generator.
         objective: What trains q. "tb", the paper's; "vargrad", log-partition variance, no log Z
             net; "subtb", SubTB(λ) with λ = `lam` and state flows, for toy nets; "reverse-kl",
-            REINFORCE with a leave-one-out baseline, no log Z net, always on masks of q itself.
+            REINFORCE with a leave-one-out baseline, no log Z net, always on masks of q itself;
+            "arm", the same KL by `gfo.methods.arm`, one mask and a pseudo-pass per site.
         masks: Masks per example and step, folded into the batch (the paper: 1); "vargrad" and
             "reverse-kl" compare masks of one example and need 2.
         policy: "layerwise", the paper's, or "unitwise"; a learned prior takes the policy of its q.
         lam: λ of "subtb".
         keep: The keep-probability at which q and a learned prior start.
+        tied: Whether all bits of a layer have one keep-probability, of q and of a learned prior.
+        pull: λ, how hard a learned prior is held to where it starts: λ · KL(p ‖ Bernoulli(keep)) is
+            added, in closed form along the sampled prefix. 0, the paper: it drifts freely.
+        anneal: Epochs over which `temperature` and `random` fall, in a line, to 1 and 0 (the paper:
+            0, they stay). Counted by the rows that the loss has seen in train mode.
     """
 
     own_posterior = True
-    hash_defaults = dict(objective="tb", masks=1, policy="layerwise", lam=0.9, keep=0.5)
+    hash_defaults = dict(
+        objective="tb", masks=1, policy="layerwise", lam=0.9, keep=0.5, tied=False, pull=0.0,
+        anneal=0,
+    )  # fmt: skip
     temperature: float = 2.0
     random: float = 0.1
     prior_objective: str = "kl"
@@ -66,6 +81,9 @@ class GFlowOut(Method):
     policy: str = "layerwise"
     lam: float = 0.9
     keep: float = 0.5
+    tied: bool = False
+    pull: float = 0.0
+    anneal: int = 0
 
     def __post_init__(self):
         super().__post_init__()
@@ -75,11 +93,22 @@ class GFlowOut(Method):
         if self.prior is not None:
             check_keep(self.prior, "prior")
         POLICIES[self.policy]
-        need, what = OBJECTIVES[self.objective].masks, f"objective {self.objective!r}"
+        need, what = self.kind.masks, f"objective {self.objective!r}"
         if self.masks < need:
             raise ValueError(f"masks is {self.masks}, {what} needs at least {need}")
-        if not self.lam >= 0:
-            raise ValueError(f"lam is {self.lam}, needs to be at least 0")
+        for name in ("lam", "pull"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, needs to be at least 0")
+        if self.pull and self.prior is not None:
+            raise ValueError(f"pull is {self.pull}, but the prior is fixed: it cannot drift")
+        alone = "tied" if self.tied else "objective 'arm'" if self.kind is ARM else ""
+        if alone and self.policy == "unitwise":
+            raise ValueError(f"{alone} needs bits that know nothing of each other: not unitwise")
+        if self.kind is ARM and self.masks > 1:
+            raise ValueError(f"masks is {self.masks}, objective 'arm' takes one")
+        if self.anneal:
+            self.seen: torch.Tensor
+            self.register_buffer("seen", torch.zeros(()))  # epochs, kept with the weights
         self.reads_label = self.label
         self.reads_before = self.activation == "before"
 
@@ -87,37 +116,63 @@ class GFlowOut(Method):
     def name(self) -> str:
         return "gflowout-literal" if self.prior_objective == "literal" else "gflowout"
 
+    @property
+    def kind(self) -> Objective:
+        """What its objective asks for."""
+        return ARM if self.objective == "arm" else OBJECTIVES[self.objective]
+
     def make(self, spec):
         if self.reads_before and spec.x_size is None:
             raise ValueError('activation="before" needs x to be one small float tensor; use "same"')
-        reads = ["h_before" if self.reads_before else "h"] + ["z"] * self.earlier
+        reads = READS[self.activation] + ["z"] * self.earlier
         sizes = dict(before=spec.x_size, hidden=self.hidden, keep=self.keep)
+        sizes |= {"outputs": 1} if self.tied else {}
         policy = partial(POLICIES[self.policy], spec.sites, spec.classes, **sizes)
         self.q = policy(reads + ["y"] * self.reads_label)
         self.p = policy(reads) if self.prior is None else FixedPolicy(spec.sites, self.prior)
-        self.log_z = self.make_log_z(spec) if OBJECTIVES[self.objective].log_z else None
-        if OBJECTIVES[self.objective].flows:
+        self.log_z = self.make_log_z(spec) if self.kind.log_z else None
+        if self.kind.flows:
             if any(site.tokens for site in spec.sites):
                 raise ValueError('objective="subtb" is for sites without tokens; use "tb"')
             sizes = dict(hidden=self.hidden, outputs=1)
             self.flow = LayerwisePolicy(spec.sites, spec.classes, ("h", "z", "y"), **sizes)
 
     def log_flow(self, layer, context):
-        if layer == 0 or not OBJECTIVES[self.objective].flows:
+        if layer == 0 or not self.kind.flows:
             return None  # the flow of the first state is log Z
         return self.flow.evaluate(layer, context).squeeze(1)  # (B, 1) -> (B,)
 
+    def exploration(self):
+        if not self.anneal:
+            return super().exploration()
+        left = (1 - self.seen / self.anneal).clamp_min(0)
+        return 1 + (self.temperature - 1) * left, self.random * left
+
     def loss(self, batch_pass, n):
-        objective = OBJECTIVES[self.objective]
         twice = self.theta == "q"
-        out = batch_pass(source=objective.source, repeat=self.masks, still=twice)
+        out = batch_pass(source=self.kind.source, repeat=self.masks, still=twice)
         under = batch_pass(source="q", draw=1) if twice else out
-        terms = self.terms(out, self.log_reward(out.log_lik, out.log_p.detach(), n))
-        parts = {"nll": -under.log_lik.mean(), self.objective: objective.loss(terms).mean()}
+        if self.kind is ARM:
+            loss = self.arm_part(batch_pass, out)
+        else:
+            terms = self.terms(out, self.log_reward(out.log_lik, out.log_p.detach(), n))
+            loss = self.kind.loss(terms)
+        parts = {"nll": -under.log_lik.mean(), self.objective: loss.mean()}
         if self.prior is None:
             parts["prior"] = self.prior_part(out).mean()
+        if self.pull:
+            drift = total(kl_bernoulli(p, fixed_at(self.keep, p)) for p in out.p_logits)
+            parts["pull"] = self.pull * drift.mean()
+        if self.anneal and self.training:
+            _, world = batch_pass.shard
+            self.seen = self.seen + rows(batch_pass.x) * world / n  # what is drawn later reads it
         info = {} if out.log_z is None else {"log_z": out.log_z.detach().mean()}
         return Loss(parts, info)
+
+    def arm_part(self, batch_pass: BatchPass, out: Pass) -> torch.Tensor:
+        """KL(q ‖ p) of the prefix, (B,), with the gradient in q of E_q[log q − log R]."""
+        kl = total(map(kl_bernoulli, out.q_logits, [p.detach() for p in out.p_logits]))
+        return kl + arm(batch_pass, out, lambda one: layerwise_kl(one) - self.beta * one.log_lik)
 
     def terms(self, out: Pass, log_reward: torch.Tensor) -> Terms:
         """A folded pass of K·B rows as the objectives compare it, (K, B)."""

@@ -585,6 +585,21 @@ def test_arm_is_unbiased_for_another_policy_and_cost():
     check_unbiased(mean, error, exact)
 
 
+def test_the_objective_arm_has_the_gradient_of_the_kl():
+    """Of E_q[log q − log R], p being a target; theta and p are left to their own parts."""
+    net, (x, y) = shake(mlp("gflowout", objective="arm", beta=2.0), scale=0.5), points(1)
+    exact = exact_gradient(
+        net, x, y, lambda out: out.log_q - net.method.log_reward(out.log_lik, out.log_p.detach(), 1)
+    )
+    mean, error = estimates(net, x, y, lambda run: net.method.loss(run, 1).parts["arm"])
+    check_unbiased(mean, error, exact)
+    loss = net.loss(x, y, n=1)
+    assert set(loss.parts) == {"nll", "arm", "prior"} and net.method.log_z is None
+    loss.parts["arm"].backward()
+    others = (*net.model.parameters(), *net.method.p.parameters())
+    assert all(p.grad is None or not p.grad.any() for p in others)
+
+
 def test_arm_of_one_unit_by_quadrature():
     """E_u[(f(z') − f(z))(u − ½)] = σ'(a) (f(1) − f(0)), on a grid of u."""
     u, a = (torch.arange(100_000) + 0.5) / 100_000, torch.tensor(0.8)

@@ -2,7 +2,7 @@
 
 from gfo_lab.experiments import adaptation, audit, cifar, digits, easy_vqa, icu, icu_tune
 
-from gfo_lab.experiments import prior, search, variations  # isort: skip
+from gfo_lab.experiments import halves, prior, search, variations  # isort: skip
 from gfo_lab.experiments.job import EXPERIMENTS
 
 __all__ = ["EXPERIMENTS"]
