@@ -12,7 +12,7 @@ from gfo.evaluate.plots import LABELS
 from gfo_lab import declared, records
 from gfo_lab.stats import interval, paired_by_seed
 
-PAPER = records.RESULTS.parent / "paper_tables"
+PAPER = records.LAB / "paper_tables"
 PROFILES = ("full", "reduced")  # the first that has records of a row speaks for it
 
 

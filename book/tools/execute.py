@@ -27,7 +27,7 @@ KERNEL_ENV = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_P
 def shared_inputs(root: Path) -> str:
     """Hash of all that every chapter may read: both packages, records, tables and versions."""
     digest = hashlib.sha256(f"{platform.python_version()} {version('torch')}".encode())
-    for folder in ("gfo", "book/gfo_lab", "book/results", "book/paper_tables"):
+    for folder in ("gfo", "book/gfo_lab", "book/results"):
         hash_tree(root / folder, digest)
     digest.update((root / "constraints.txt").read_bytes())
     return digest.hexdigest()

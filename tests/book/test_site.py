@@ -226,7 +226,7 @@ def test_a_docstring_that_says_only_a_fields_number_is_dropped():
 @pytest.fixture
 def tree(tmp_path):
     """A book of one good and one failing chapter."""
-    for folder in ("gfo", "book/gfo_lab", "book/results", "book/paper_tables", "book/assets"):
+    for folder in ("gfo", "book/gfo_lab", "book/results", "book/assets"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "constraints.txt").write_text("")
     (tmp_path / "gfo/x.py").write_text("")

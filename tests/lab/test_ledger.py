@@ -228,3 +228,10 @@ def test_spread_is_half_the_interval_of_what_is_there():
     low, high = interval(np.array([1.0, 2.0, 4.0]))
     assert mean == pytest.approx(7 / 3) and (mean - half, mean + half) == pytest.approx((low, high))
     assert np.isnan(spread([np.nan])).all() and spread([3.0]) == (3.0, np.inf)
+
+
+def test_faults_d_the_papers_tables_lie_in_the_package():
+    """Elsewhere than in a clone, *Questions about pictures* did not find them."""
+    assert ledger.PAPER.is_relative_to(records.LAB)
+    for table in ledger.TABLES:
+        assert len(ledger.paper(table))
