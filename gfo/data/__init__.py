@@ -1,7 +1,7 @@
 """Data sets, one file each, as tensors that stay on a device."""
 
 from gfo.core.registry import DATASETS
-from gfo.data import halves, images
+from gfo.data import images, many_answers
 from gfo.data.corruptions import corrupt
 from gfo.data.ood import outside
 from gfo.data.published import cifar_c

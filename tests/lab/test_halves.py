@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from gfo_lab import records
-from gfo_lab.experiments import EXPERIMENTS, halves
+from gfo_lab.experiments import halves
 from gfo_lab.experiments.job import Job
 from gfo_lab.run import plan, run
 
@@ -48,7 +48,7 @@ def test_every_method_of_the_pilot_gets_the_same_number_of_runs():
 
 def test_a_cell_that_two_experiments_name_is_run_once_and_read_by_both(small, tmp_path):
     how = dict(dataset="digits-halves", profile="quick", out=tmp_path)
-    grids = {name: plan(name, **how).grid for name in EXPERIMENTS if name in halves.CELLS}
+    grids = {name: plan(name, **how).grid for name in halves.CELLS if name != "inverse"}
     keys = [(i["method"], records.config_hash(i["config"])) for g in grids.values() for i in g]
     assert len(set(keys)) == len(keys)
     cell = halves.named("policy", "digits-halves", "gflowout", "quick")["on-policy"]

@@ -25,7 +25,7 @@ from gfo_lab.experiments.training import fitted
 ABOUT = declared(__file__)
 SETUPS = Registry("profile of the experiments on halves", ABOUT["setups"])
 CELLS: dict[str, dict[str, dict[str, dict[str, Any]]]] = ABOUT["cells"]
-INPUTS = {"mnist-halves": 392, "digits-halves": 32, "mnist": 784, "digits": 784}
+INPUTS = {"mnist-halves": 392, "digits-halves": 32, "mnist": 784, "digits": 784, "inverse": 1}
 PILOT = "halves"
 
 
@@ -47,11 +47,15 @@ def configuration(dataset: str, method: str, profile: str, cell: dict[str, Any])
         known = known | ABOUT["labels"].get(method, {})
     own = known | cell
     rates = {group: own.pop(name) for group, name in GROUPS.items() if name in own}
-    if dataset.startswith("digits"):  # of which there are few
+    if not dataset.startswith("mnist"):  # of the others there are few
         setup.pop("data", None)
     config = base_config(method, profile, **own) | setup
-    config |= {"model": "mlp", "inputs": INPUTS[dataset], "lr": LEARNING_RATES | rates}
-    return config | {"patience": config["epochs"]}  # equal passes: no run is cut short
+    config |= {"model": "mlp", "inputs": INPUTS[dataset], "lr": LEARNING_RATES}
+    config |= ABOUT["data"].get(dataset, {})
+    return config | {
+        "lr": config["lr"] | rates,
+        "patience": config["epochs"],
+    }  # equal passes: no run is cut short
 
 
 def named(experiment: str, dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
@@ -90,7 +94,8 @@ def run(job: Job) -> dict[str, Any]:
     and not at all where the config has no `images`."""
     splits, config = job.splits(), job.config
     bits, count = splits.train[1].is_floating_point(), config["images"]
-    net, (history,) = fitted(splits, job, gfo.Bernoulli() if bits else None)
+    likelihood = gfo.Gaussian() if job.dataset == "inverse" else gfo.Bernoulli() if bits else None
+    net, (history,) = fitted(splits, job, likelihood)
     assert isinstance(net, gfo.Attached)  # no experiment here is of an ensemble
     found = {
         "valid_nll": predictive_nll(net, splits.valid, config["choose"], seed=1),
@@ -133,7 +138,8 @@ def step_ms(net: gfo.Attached, x: Tensor, y: Tensor) -> float:
 
 for _name, _what in ABOUT["about"].items():
     register(Experiment(
-        _name, _what, datasets=tuple(INPUTS), methods=tuple(CELLS[_name]),
+        _name, _what, methods=tuple(CELLS[_name]),
+        datasets=tuple(name for name in INPUTS if (name == "inverse") == (_name == "inverse")),
         configs=partial(configs, _name), run=run,
         columns=("valid_nll", "nll", "nll_20", "nll_is", "passes", "step_ms"),
     ))  # fmt: skip

@@ -1,9 +1,11 @@
-"""The lower half of an image from its upper half: one input, many right outputs."""
+"""One input, many right outputs: halves of images, and an inverse problem."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 
+from gfo.core.noise import generator
 from gfo.core.registry import DATASETS
 from gfo.data.images import MNIST_SIZES, digits, mnist
 from gfo.data.splits import Part, Root, Splits
@@ -38,3 +40,26 @@ def digits_halves(root: Root = None, seed: int = 0) -> Splits:
 def mnist_halves(root: Root = None, seed: int = 0, *, sizes: Sequence[int] = MNIST_SIZES) -> Splits:
     """Halves of MNIST's digits, 28×28, at half the maximum: 392 bits from 392."""
     return halves(mnist(root, seed, sizes=sizes))
+
+
+@DATASETS.register("inverse")
+def inverse(root: Root = None, seed: int = 0) -> Splits:
+    """Bishop's inverse problem (1994): y from x = y + 0.3 sin 2πy + noise, y uniform on [0, 1].
+
+    Around x = 0.5 three values of y are right. The noise is normal with standard deviation 0.05.
+    2,000 pairs to train, 500 to validate, 500 to tune, 1,000 to test; x and y (n, 1), as they are.
+    `classes` is 2, a mean and the log of a standard deviation.
+
+    Args:
+        root: Not needed.
+        seed: Of the pairs.
+    """
+
+    def draw(n: int, part: int) -> Part:
+        gen = generator(seed, "inverse", part)
+        y = torch.rand(n, 1, generator=gen)
+        noise = 0.05 * torch.randn(n, 1, generator=gen)
+        return y + 0.3 * torch.sin(2 * math.pi * y) + noise, y
+
+    parts = [draw(n, part) for part, n in enumerate((2000, 500, 500, 1000), 1)]
+    return Splits("inverse", *parts, mean=torch.zeros(1, 1), std=torch.ones(1, 1), classes=2)

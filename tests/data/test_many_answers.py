@@ -74,3 +74,17 @@ def test_mnist_takes_sizes_and_says_where_they_ask_for_too_much(mnist):
     assert [len(getattr(small, name)[1]) for name in PARTS] == [20, 5, 5, 20]
     with pytest.raises(ValueError, match="mnist has 60 images to divide"):
         gfo.data.load("mnist-halves")
+
+
+def test_the_inverse_problem_is_its_formula_and_noise():
+    splits = gfo.data.load("inverse", seed=3)
+    parts = [splits.train, splits.valid, splits.tune, splits.test]
+    assert [len(x) for x, _ in parts] == [2000, 500, 500, 1000]
+    x, y = (torch.cat(t) for t in zip(*parts, strict=True))
+    noise = x - y - 0.3 * torch.sin(2 * torch.pi * y)
+    # 4,000 draws: mean and sd within four standard errors; y uniform, by Kolmogorov's 1.95 / √n
+    assert abs(noise.mean()) < 4 * 0.05 / 4000**0.5
+    assert abs(noise.std() - 0.05) < 4 * 0.05 / 8000**0.5
+    grid = torch.linspace(0, 1, 4000)
+    assert (y.flatten().sort().values - grid).abs().max() < 1.95 / 4000**0.5
+    assert len(y.unique()) > 3990  # no pair is in two parts
