@@ -71,9 +71,8 @@ class SiteHandler:
         """The activation (in the module's own axes) under the mask that is taken or drawn here."""
         site, what = self.net.sites[layer], f"site {self.net.sites[layer].name!r}"
         if layer > len(self.masks):
-            raise ValueError(
-                f"site {self.missing!r} was skipped: switch off what skips layers (LayerDrop)"
-            )
+            cure = "switch off what skips layers (LayerDrop)"
+            raise ValueError(f"site {self.missing!r} was skipped: {cure}")
         if layer != len(self.masks):
             raise ValueError(f"{what} ran out of turn: the example ran another order")
         if h.dim() != len(site.axes) or h.shape[site.axes.index("C")] != site.width:
