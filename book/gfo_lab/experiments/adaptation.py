@@ -14,8 +14,8 @@ import gfo
 from gfo.core.noise import derive, generator
 from gfo.train.batchnorm import reestimate
 from gfo.train.fit import fit
-from gfo_lab.experiments.cifar import OUTSIDE, configuration, logits_of, scores
-from gfo_lab.experiments.job import Experiment, Job, register
+from gfo_lab.experiments.cifar import configuration, logits_of, scores
+from gfo_lab.experiments.job import Job, declare
 from gfo_lab.experiments.training import fitted
 from gfo_lab.recipe import AUGMENTS, make_net, recipe
 
@@ -53,12 +53,7 @@ def run(job: Job) -> dict[str, Any]:
     return found
 
 
-ADAPTATION = register(Experiment(
-    "adaptation", "after noisy labels, learning again from few clean ones: Figure 2, bottom",
-    datasets=tuple(OUTSIDE),
-    methods=("random", "concrete", "contextual", "gflowout", "gflowout-literal", "id-gflowout"),
-    configs=configs, run=run, columns=("wrong_labels",),
-))  # fmt: skip
+ADAPTATION = declare("adaptation", configs, run)
 
 
 def with_noise(splits: gfo.data.Splits, share: float, seed: int) -> gfo.data.Splits:

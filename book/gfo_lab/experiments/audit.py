@@ -17,7 +17,7 @@ from gfo.core.policies import POLICIES
 from gfo.evaluate.masks import policy_divergences
 from gfo.methods import create
 from gfo_lab.experiments.digits import EVERY
-from gfo_lab.experiments.job import Experiment, Job, register
+from gfo_lab.experiments.job import Job, declare
 
 BASE = dict(prior=0.5, masks=16)  # of GFlowOut; the rest is the paper's
 ON_POLICY = dict(temperature=1.0, random=0.0)
@@ -120,18 +120,10 @@ def ablation_configs(dataset: str, method: str, profile: str) -> list[dict[str, 
             size = dict(hidden=hidden, points=20, refuse_easy=False)
             grid.append(configuration(method, BASE | own, **size))
     if not grid:
-        raise ValueError(f"no ablations of {method}: they are of {', '.join(ABLATED)}")
+        raise ValueError(f"no ablations of {method}: they are of {', '.join(ABLATION.methods)}")
     return list({str(config): config for config in grid}.values())
 
 
-ABLATED = ("gflowout", "gflowout-literal")
-AUDIT = register(Experiment(
-    "audit", "is q the posterior? every method, objective and policy against all masks of a toy",
-    datasets=("iris",), methods=tuple(name for name in EVERY if create(name).stochastic),
-    configs=audit_configs, run=run, columns=("tv", "kl", "start_tv", "best_kl"),
-))  # fmt: skip
-ABLATION = register(Experiment(
-    "ablations", "the audit under one change at a time: temperature, label, width, depth",
-    datasets=("iris",), methods=ABLATED, configs=ablation_configs, run=run,
-    columns=("tv", "kl", "start_tv", "best_kl"),
-))  # fmt: skip
+STOCHASTIC = [name for name in EVERY if create(name).stochastic]
+AUDIT = declare("audit", audit_configs, run, methods=STOCHASTIC)
+ABLATION = declare("ablations", ablation_configs, run)

@@ -17,7 +17,7 @@ from gfo.evaluate.uncertainty import SCORES, detection
 from gfo.train.batchnorm import reestimate
 from gfo_lab import declared
 from gfo_lab.experiments.digits import COVERAGES, EVERY, rotated
-from gfo_lab.experiments.job import Experiment, Job, base_config, register
+from gfo_lab.experiments.job import Job, base_config, declare
 from gfo_lab.experiments.training import fitted
 from gfo_lab.experiments.variations import Changes, vary, with_configs
 from gfo_lab.recipe import AUGMENTS, recipe
@@ -144,10 +144,7 @@ def outside(net, inside: Tensor, splits: gfo.data.Splits, job: Job) -> dict[str,
     return found
 
 
-CIFAR = register(Experiment(
-    "cifar", "ResNet-18 on CIFAR: rotation, three corruptions by severity, sets from outside",
-    datasets=tuple(OUTSIDE), methods=EVERY, configs=lambda *about: [configuration(*about)], run=run,
-))  # fmt: skip
+CIFAR = declare("cifar", lambda *about: [configuration(*about)], run, methods=EVERY)
 
 FIGURE_5 = "BatchNorm–Conv–BatchNorm–Conv"
 KEPT = "keep 0.9"
@@ -180,9 +177,6 @@ def recorded(change: str, dataset: str, profile: str, out: Path | None = None) -
     return with_configs("cifar-variations", configs, out, dataset=dataset, profile=profile)
 
 
-CIFAR_VARIATIONS = register(Experiment(
-    "cifar-variations",
-    "one change at a time on CIFAR: the block of Figure 5, the rate; measured as `cifar`",
-    datasets=tuple(OUTSIDE), methods=tuple(CHANGES), run=run,
-    configs=lambda *about: list(variants(*about).values()),
-))  # fmt: skip
+CIFAR_VARIATIONS = declare(
+    "cifar-variations", lambda *about: list(variants(*about).values()), run, methods=CHANGES
+)

@@ -20,7 +20,7 @@ from gfo.models.coattention import producers
 from gfo.train.fit import fit
 from gfo_lab.experiments import vqa_v2
 from gfo_lab.experiments.digits import EVERY
-from gfo_lab.experiments.job import Experiment, Job, method_config, register
+from gfo_lab.experiments.job import Job, declare, method_config
 from gfo_lab.experiments.training import mean_loss, train_members
 from gfo_lab.records import config_hash
 from gfo_lab.stats import clustered_error
@@ -81,12 +81,7 @@ def run(job: Job) -> dict[str, Any]:
     return found | {"epochs": config["epochs"], "train_s": seconds}
 
 
-EASY_VQA = register(Experiment(
-    "easy-vqa",
-    "questions about pictures: MCAN, clean and under feature noise; Table 2",
-    datasets=("easy-vqa", "vqa-v2"), methods=EVERY, configs=configs, run=run,
-    columns=("accuracy", "accuracy_noisy", "nll", "nll_noisy", "ece"),
-))  # fmt: skip
+EASY_VQA = declare("easy-vqa", configs, run, methods=EVERY)
 
 
 def build(splits: VisualQuestions, config: dict) -> tuple[nn.Module, list[str]]:

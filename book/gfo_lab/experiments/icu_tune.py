@@ -14,16 +14,13 @@ from torch import Tensor
 import gfo
 from gfo.core.noise import derive
 from gfo_lab.experiments import search
-from gfo_lab.experiments.job import Experiment, Job, register
+from gfo_lab.experiments.job import Job, declare
 from gfo_lab.experiments.training import fitted
 from gfo_lab.experiments.variations import with_configs
-from gfo_lab.icu import synthetic
 from gfo_lab.icu.cohort import Cohort, Rules, cohort
 from gfo_lab.icu.hospitals import MIN_STAYS, by_hospital, draw_parts
 from gfo_lab.resumable import one_by_one
 
-WARDS = ("eicu-demo", "eicu", synthetic.NAME)
-BASELINES = ("majority", "logistic")
 LOGISTIC = [{"C": c} for c in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)]
 FIRST = 100  # tuning splits are numbers 100, 101, …; those that are reported 0, 1, …
 
@@ -107,11 +104,7 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-ICU_TUNE = register(Experiment(
-    "icu-tune", "the search on the ICU cohort, by the validation hospitals of splits not reported",
-    datasets=WARDS, methods=("logistic", *search.SPACES), configs=configs, run=run,
-    baselines=("logistic",), columns=(),
-))  # fmt: skip
+ICU_TUNE = declare("icu-tune", configs, run, methods=("logistic", *search.SPACES))
 
 
 def valid_nll(splits: gfo.data.Splits, job: Job, number: int) -> float:

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import gfo
 from gfo.core.rates import LEARNING_RATES
 from gfo.core.registry import Registry
+from gfo_lab import declared
 from gfo_lab.profiles import budget
 
+ABOUT = declared(__file__, "experiments.toml")
 EXPERIMENTS = Registry("experiment")
 
 
@@ -67,6 +69,13 @@ def register(experiment: Experiment) -> Experiment:
     """File the experiment under its name, for the command, for sweeps and for tests."""
     EXPERIMENTS[experiment.name] = experiment
     return experiment
+
+
+def declare(name: str, configs: Callable, run: Callable, **own: Any) -> Experiment:
+    """Register an experiment of `experiments.toml`; `own` are entries that a module works out."""
+    about = ABOUT[name] | own
+    lists = {key: tuple(value) for key, value in about.items() if key != "about"}
+    return register(Experiment(name, configs=configs, run=run, **about | lists))
 
 
 def method_config(method: str, **own: Any) -> dict[str, Any]:

@@ -12,21 +12,19 @@ from gfo.core.files import read_json, write_json
 from gfo.core.rates import LEARNING_RATES
 from gfo.evaluate.masks import policy_divergences
 from gfo.train.fit import fit, predictive_nll
-from gfo_lab.experiments.digits import DIGITS
-from gfo_lab.experiments.job import Experiment, Job, base_config, register
+from gfo_lab.experiments.job import Job, base_config, declare
 from gfo_lab.experiments.search import MLP
 from gfo_lab.recipe import make_net
 
 GRID = [(rate, beta) for beta in (1.0, 10.0) for rate in (1e-3, 3e-3, 1e-2)]
 EPOCHS = 20  # twelve runs of a learning curve, not of a final score
-METHODS = ("gflowout", "gflowout-literal")
 POINTS = 500  # validation images on which nats are measured
 
 
 def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
     """The grid of rates and exponents."""
-    if method not in METHODS:
-        raise ValueError(f"{method} has no exponent of the likelihood: {', '.join(METHODS)}")
+    if method not in PRIOR.methods:
+        raise ValueError(f"{method} has no exponent of the likelihood: {', '.join(PRIOR.methods)}")
     grid = []
     for rate, beta in GRID:
         config = MLP | base_config(method, profile, beta=beta)
@@ -68,7 +66,4 @@ def run(job: Job) -> dict[str, Any]:
     return {name: [round(v, 6) for v in values] for name, values in series.items()}
 
 
-PRIOR = register(Experiment(
-    "prior", "(q, p) epoch by epoch over learning rates of the masks and likelihood exponents",
-    datasets=DIGITS, methods=METHODS, configs=configs, run=run, columns=(),
-))  # fmt: skip
+PRIOR = declare("prior", configs, run)
