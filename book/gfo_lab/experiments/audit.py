@@ -16,6 +16,7 @@ from gfo.core.objectives import OBJECTIVES
 from gfo.core.policies import POLICIES
 from gfo.evaluate.masks import policy_divergences
 from gfo.methods import create
+from gfo_lab import declared
 from gfo_lab.experiments.digits import EVERY
 from gfo_lab.experiments.job import Job, declare
 
@@ -27,21 +28,14 @@ MAIN = [dict(objective=o, policy=p, **ON_POLICY) for o, p in product(OBJECTIVES,
 MAIN += [dict(policy=p) for p in POLICIES]  # the paper's objective and sampling
 
 SWEEP = [dict(temperature=t, random=r) for t, r in product((1.0, 2.0, 4.0), (0.0, 0.1, 0.3))]
-# Name of the change: (method, arguments that differ from BASE).
-ABLATIONS: dict[str, tuple[str, dict]] = {
-    "as in the paper": ("gflowout", {}),
-    "q without y": ("gflowout", dict(label=False)),
-    "q without earlier masks": ("gflowout", dict(earlier=False)),
-    "reads h before the layer": ("gflowout", dict(activation="before")),
-    "kept units rescaled": ("gflowout", dict(rescale=True)),
-    "one mask per step": ("gflowout", dict(masks=1)),
-    "learned prior, KL": ("gflowout", dict(prior=None)),
-    "learned prior, literal": ("gflowout-literal", dict(prior=None)),
-    "unit-wise": ("gflowout", UNITWISE),
-    "unit-wise, q without y": ("gflowout", UNITWISE | dict(label=False)),
-    "unit-wise, q without earlier masks": ("gflowout", UNITWISE | dict(earlier=False)),
-    "unit-wise, reads h before the layer": ("gflowout", UNITWISE | dict(activation="before")),
-}
+
+
+def ablation(method: str = "gflowout", **own: Any) -> tuple[str, dict[str, Any]]:
+    """A method and its arguments that differ from BASE."""
+    return method, {key: None if value == "learned" else value for key, value in own.items()}
+
+
+ABLATIONS = {name: ablation(**change) for name, change in declared(__file__).items()}
 LABELLED = ({}, dict(label=False), UNITWISE, UNITWISE | dict(label=False))
 WIDTHS = [(4, 4), (5, 5), (6, 6), (8, 8)]
 DEPTHS = [(12,), (6, 6), (4, 4, 4), (16,), (8, 8), (4, 4, 4, 4)]

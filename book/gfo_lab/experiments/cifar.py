@@ -1,5 +1,6 @@
 """CIFAR under shift: every method on a ResNet-18, and one change at a time."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,19 +147,8 @@ def outside(net, inside: Tensor, splits: gfo.data.Splits, job: Job) -> dict[str,
 
 CIFAR = declare("cifar", lambda *about: [configuration(*about)], run, methods=EVERY)
 
-FIGURE_5 = "BatchNorm–Conv–BatchNorm–Conv"
-KEPT = "keep 0.9"
-ON_POLICY = "keep 0.9, on-policy"  # the paper's q~ pulls a rate toward one half in training
-# Changes of the configuration of `cifar`, see `variations.vary`.
-ORDER: Changes = {FIGURE_5: {"order": "bn-conv"}}
-MORE: Changes = {KEPT: {"method": {"keep": 0.9}}}
-EXACTLY: Changes = {ON_POLICY: {"method": {"keep": 0.9, "temperature": 1.0, "random": 0.0}}}
-CHANGES = Registry("method with variations", {
-    "random": ORDER | MORE,
-    "deterministic": ORDER,
-    "contextual": MORE,
-    "gflowout": ORDER | MORE | EXACTLY,
-})  # fmt: skip
+CHANGES: Mapping[str, Changes] = Registry("method with variations", ABOUT["changes"])
+FIGURE_5, KEPT, ON_POLICY = CHANGES["gflowout"]  # which has them all
 
 
 def variants(dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
