@@ -88,14 +88,11 @@ def learn(
     else:
         net = make_net(splits, job.method, seed, config)
     rate = config["gently"][start] * config["lr"]["backbone"]
-    config = config | {"lr": config["lr"] | {"backbone": rate}}
+    job = job._replace(config=config | {"lr": config["lr"] | {"backbone": rate}})
     some = tuple(part[:count] for part in splits.train)
     checkpoint = job.checkpoint and job.checkpoint.with_suffix(f".{start}{count}.pt")
-    fit(
-        net, some, epochs=config["clean_epochs"], batch=config["batch"], lr=config["lr"], seed=seed,
-        device=job.device, checkpoint=checkpoint, progress=job.progress,
-        **recipe(config, job.device),
-    )  # fmt: skip
+    how = job.how_to_fit(seed, checkpoint, epochs=config["clean_epochs"])
+    fit(net, some, **how, **recipe(job.config, job.device))
     reestimate(net, some[0], augment=AUGMENTS[config["augment"]], seed=seed)
     return net
 

@@ -38,6 +38,14 @@ class Job(NamedTuple):
         how = self.config.get("data", {})
         return gfo.data.load(self.dataset, root=self.root, seed=self.seed, **how)
 
+    def how_to_fit(self, seed: int, checkpoint: Path | None, **own: Any) -> dict[str, Any]:
+        """Keywords of `fit`: the config's budget and rates, or those that are given, and where it
+        runs."""
+        budget = {key: self.config[key] for key in ("epochs", "batch", "lr")} | own
+        return budget | dict(
+            seed=seed, device=self.device, checkpoint=checkpoint, progress=self.progress
+        )
+
 
 @dataclass(frozen=True)
 class Experiment:
