@@ -93,12 +93,10 @@ def final_table(experiment: Experiment, found: pd.DataFrame) -> pd.DataFrame:
 def table_command(a: argparse.Namespace) -> None:
     """An experiment's records as one table, from files alone."""
     task, found = EXPERIMENTS[a.experiment], records.table(a.experiment, a.out)
-    for column, values in (
-        ("method", a.method), ("seed", a.seed), ("dataset", a.dataset and [a.dataset]),
-        ("profile", a.profile and [a.profile]),
-    ):  # fmt: skip
-        if values and len(found):
-            found = found[found[column].isin(values)]
+    for column in ("method", "seed", "dataset", "profile"):
+        asked = getattr(a, column)
+        if asked and len(found):
+            found = found[found[column].isin(asked if isinstance(asked, list) else [asked])]
     if a.csv:
         found.to_csv(a.csv, index=False)
         print(f"{len(found)} records, {found.shape[1]} columns: {a.csv}")

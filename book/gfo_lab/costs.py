@@ -109,11 +109,8 @@ def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
     nets = []
     for _ in range(gfo.methods.create(name, **config).members):
         model, sites = case.build()
-        nets.append(
-            setting.move(
-                gfo.attach(model, sites, gfo.methods.create(name, **config), x[:2].cpu())
-            ).train()
-        )
+        net = gfo.attach(model, sites, gfo.methods.create(name, **config), x[:2].cpu())
+        nets.append(setting.move(net).train())
 
     def make(group: str, parameters: list) -> torch.optim.Optimizer:
         return adam(parameters, LEARNING_RATES[group])

@@ -90,9 +90,8 @@ def run(job: Job) -> dict[str, Any]:
     for name, log_prob in floors.items():
         found[f"{name}_tv"] = exact.total_variation(log_prob, log_posterior).mean()
         found[f"{name}_kl"] = exact.kl(log_prob, log_posterior).mean()
-    found |= {
-        k: sum(v) for k, v in policy_divergences(net, toy.x, toy.y, samples=20, seed=seed).items()
-    }
+    moved = policy_divergences(net, toy.x, toy.y, samples=20, seed=seed)
+    found |= {name: sum(by_site) for name, by_site in moved.items()}
     return {name: float(value) for name, value in found.items()}
 
 

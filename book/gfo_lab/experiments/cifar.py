@@ -28,11 +28,7 @@ SETUPS = Registry("profile of the CIFAR experiments", ABOUT["setups"])
 SETUPS["long"] = {k: v for k, v in SETUPS["full"].items() if k != "epochs"}  # the budget's 60
 SETTINGS: dict[str, dict[str, Any]] = ABOUT["settings"]
 SITES = {"mc-improved": "*bn?"}  # behind every convolution; the others mask each block once
-OUTSIDE = {
-    "cifar10": ("svhn", "cifar100", "digits", "noise"),
-    "cifar100": ("svhn", "cifar10", "digits", "noise"),
-    "digits": ("photos", "noise"),
-}
+OUTSIDE: dict[str, list[str]] = ABOUT["outside"]
 VALID_SAMPLES = 5  # masks of the validation that picks the epoch
 MEMORY = {"cpu": 16 * 2**20}  # of a folded pass: 256 rows at width 16, which its cache likes
 
@@ -82,8 +78,9 @@ def logits_of(net: gfo.Attached | gfo.Ensemble, x: Tensor, job: Job) -> Tensor:
     return gfo.sample_logits(net, x, job.config["samples"], memory=memory)
 
 
-def members(net: gfo.Attached | gfo.Ensemble) -> list[gfo.Attached]:
-    return list(net.nets) if isinstance(net, gfo.Ensemble) else [net]
+def measured(net, x: Tensor, y: Tensor, job: Job) -> dict[str, float]:
+    """Scores of the mean over masks."""
+    return evaluate(net.likelihood.probs(logits_of(net, x, job)).mean(0), y)
 
 
 def settle(
@@ -93,14 +90,10 @@ def settle(
     under the statistics of the training ("trained") and after ("tested"), on the same images."""
     x, y = (part[: job.config["images"]] for part in splits.test)
     images = splits.train[0][: job.config["statistics"]]
-
-    def measured() -> dict[str, float]:
-        return evaluate(net.likelihood.probs(logits_of(net, x, job)).mean(0), y)
-
-    trained = measured()
-    for member in members(net):
+    trained = measured(net, x, y, job)
+    for member in getattr(net, "nets", [net]):  # of an ensemble
         reestimate(member, images, augment=AUGMENTS[job.config["augment"]], seed=job.seed)
-    return {"trained": trained, "tested": measured()}
+    return {"trained": trained, "tested": measured(net, x, y, job)}
 
 
 def scores(net, logits: Tensor, y: Tensor, suffix: str = "") -> dict[str, Any]:
@@ -122,8 +115,7 @@ def corrupted(net, splits: gfo.data.Splits, job: Job) -> dict[str, Any]:
                 changed = gfo.data.cifar_c(job.dataset, name, severity, job.root)[0][: len(x)]
             else:
                 changed = gfo.data.corrupt(raw, name, severity)
-            logits = logits_of(net, splits.normalised(changed), job)
-            rows.append(evaluate(net.likelihood.probs(logits).mean(0), y))
+            rows.append(measured(net, splits.normalised(changed), y, job))
         found |= {f"{key}_by_{name}": [row[key] for row in rows] for key in rows[0]}
     return found
 

@@ -63,7 +63,7 @@ def run(job: Job) -> dict[str, Any]:
         method = gfo.methods.create(job.method, **config["method"])
         start = warm_start(splits, job, seed)
         torch.manual_seed(derive(seed, "masks"))
-        net = gfo.attach(*start, method, example(splits))
+        net = gfo.attach(*start, method, first(splits.train, 2)[0])
         some = first(splits.train, config["questions"])
         return net, fit(net, some, **job.how_to_fit(seed, checkpoint))
 
@@ -75,11 +75,6 @@ def run(job: Job) -> dict[str, Any]:
 
 
 EASY_VQA = declare("easy-vqa", configs, run, methods=EVERY)
-
-
-def example(splits: VisualQuestions) -> tuple[Tensor, Tensor]:
-    (image, words), _ = splits.train
-    return image[:2], words[:2]
 
 
 def first(part: tuple, count: int | None) -> tuple:
@@ -102,11 +97,11 @@ def warm_start(splits: VisualQuestions, job: Job, seed: int) -> tuple[nn.Module,
         if path.exists():
             return gfo.load(path, model).detach(), sites
         plain = gfo.methods.create("random", keep=warm["keep"])
-        net = gfo.attach(model, sites, plain, example(splits))
+        net = gfo.attach(model, sites, plain, first(splits.train, 2)[0])
         progress, some = path.with_suffix(".run.pt"), first(splits.train, config["questions"])
-        how = job.how_to_fit(seed, progress, batch=warm["batch"], lr={"backbone": warm["lr"]})
+        how = dict(batch=warm["batch"], lr={"backbone": warm["lr"]})
         for epochs in range(1, warm["most"] + 1):
-            fit(net, some, **how | {"epochs": epochs})
+            fit(net, some, **job.how_to_fit(seed, progress, epochs=epochs, **how))
             if masks_off(net.model, splits.valid) >= warm["target"]:
                 break
         gfo.save(net.cpu(), path)
@@ -153,8 +148,7 @@ def measure(
     for metric in ("accuracy", "nll"):
         found[f"{metric}_by_noise"] = [evaluate(p, y)[metric] for p, y, _ in sweep]
     if isinstance(net, gfo.Attached):
-        (image, words), y = splits.test
-        found |= policy_divergences(net, (image[:300], words[:300]), y[:300])
+        found |= policy_divergences(net, *first(splits.test, 300))
     return found
 
 

@@ -76,12 +76,6 @@ def predictor(splits: gfo.data.Splits, job: Job, number: int) -> Callable[[Tenso
     return lambda x: gfo.predict(net, x, config["samples"])[:, 1].cpu().double().numpy()
 
 
-def weighted_nll(prob: np.ndarray, y: Tensor, weights: list[float]) -> float:
-    """What early stopping watches too: mean −w_y log of the predictive at y, nats."""
-    p = torch.from_numpy(np.stack([1 - prob, prob], 1))
-    return float(gfo.Categorical(weights).predictive_nll(p, y).mean())
-
-
 def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
     """One record per method, which holds its whole grid."""
     grid = [configuration(method, point, profile) for point in space(method)]
@@ -108,8 +102,11 @@ ICU_TUNE = declare("icu-tune", configs, run, methods=("logistic", *search.SPACES
 
 
 def valid_nll(splits: gfo.data.Splits, job: Job, number: int) -> float:
-    x, y = splits.valid
-    return weighted_nll(predictor(splits, job, number)(x), y, balanced(splits.train[1]))
+    """What early stopping watches too: mean −w_y log of the predictive at y, nats."""
+    (x, y), likelihood = splits.valid, gfo.Categorical(balanced(splits.train[1]))
+    prob = predictor(splits, job, number)(x)
+    both = torch.from_numpy(np.stack([1 - prob, prob], 1))
+    return float(likelihood.predictive_nll(both, y).mean())
 
 
 def chosen(method: str, dataset: str, out: Path | None = None) -> dict[str, Any]:
