@@ -93,9 +93,8 @@ def run(job: Job) -> dict[str, Any]:
         one = job._replace(config=config)
         return float(np.mean([valid_nll(split_of(one, i), one, i) for i in numbers]))
 
-    return {
-        "tune_nll": one_by_one(job.config["grid"], score, job.partial, job.method, job.progress)
-    }
+    grid = job.config["grid"]
+    return {"tune_nll": one_by_one(grid, score, job.partial, job.method, job.progress)}
 
 
 ICU_TUNE = declare("icu-tune", configs, run, methods=("logistic", *search.SPACES))

@@ -86,6 +86,5 @@ def noisy(image: Tensor, sigma: float, which: list[int]) -> Tensor:
     """Image tokens (n, T, D) plus sigma times normal noise, the same for all questions about one
     image, whatever block they are in; padding stays padding."""
     noise = [torch.randn(image.shape[1:], generator=generator(0, "noise", i)) for i in which]
-    return torch.where(
-        (image != 0).any(-1, keepdim=True), image + sigma * torch.stack(noise), image
-    )
+    there = (image != 0).any(-1, keepdim=True)
+    return torch.where(there, image + sigma * torch.stack(noise), image)
