@@ -46,9 +46,8 @@ def run(job: Job) -> dict[str, Any]:
     found = {"wrong_labels": float(wrong), "bf16": recipe(config, job.device)["bf16"]}
     found["noisy"] = tested(settled(net, splits, job), splits, job)
     for start in GENTLY:
-        rows = []
-        for count in config["labels"]:
-            rows.append(tested(learn(net, start, count, splits, job), splits, job))
+        nets = (learn(net, start, count, splits, job) for count in config["labels"])
+        rows = [tested(each, splits, job) for each in nets]
         found[start] = {key: [row[key] for row in rows] for key in rows[0]}
     return found
 

@@ -42,14 +42,9 @@ DEPTHS = [(12,), (6, 6), (4, 4, 4), (16,), (8, 8), (4, 4, 4, 4)]
 
 
 def configuration(
-    method: str,
-    own: dict[str, Any],
-    *,
-    hidden: Sequence[int] = (5, 5),
-    points: int = 40,
-    labels: str = "own",
-    refuse_easy: bool = True,
-) -> dict[str, Any]:
+    method: str, own: dict[str, Any], *, hidden: Sequence[int] = (5, 5), points: int = 40,
+    labels: str = "own", refuse_easy: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """labels: "own", or "all" to ask each point for every class in turn. refuse_easy: take the
     first net that is a test, as `python -m gfo_lab audit` does."""
     made = create(method, **own)
