@@ -161,15 +161,10 @@ class Run:
 
 
 def one_epoch(
-    net: Attached,
-    batches: Iterable,
-    moving: Moving,
-    loss: Callable[..., Loss],
-    augment: Callable | None,
-    n: int,
-    key: tuple[int, int],
+    net: Attached, batches: Iterable, moving: Moving, loss: Callable[..., Loss],
+    augment: Callable | None, n: int, key: tuple[int, int],
     cast: contextlib.AbstractContextManager,
-) -> dict[str, float]:
+) -> dict[str, float]:  # fmt: skip
     """One pass over the training data.
 
     No step waits for the device: sums stay tensors until the epoch ends.
