@@ -14,7 +14,7 @@ import torch
 from gfo.audit.trial import KEYS, audit_seeds
 from gfo.core.batch import pick_device
 from gfo.core.registry import DATASETS, METHODS
-from gfo_lab import bench, records, sweep
+from gfo_lab import bench, declared, records, sweep
 from gfo_lab.experiments import EXPERIMENTS
 from gfo_lab.experiments.job import Experiment
 from gfo_lab.plugins import bring
@@ -156,46 +156,14 @@ def bench_command(a: argparse.Namespace) -> None:
             print(f"\n{model}, a step of {name}\n{parts.round(3)}")
 
 
-# One spelling of each option, wherever it is taken.
-FLAG: dict[str, Any] = dict(action="store_true")
-OPTIONS: dict[str, dict[str, Any]] = {
-    "--method": dict(nargs="+", help="default: all that the experiment names"),
-    "--dataset": dict(help="default: the profile's, or the experiment's first"),
-    "--seed": dict(nargs="+", type=int, help="default: the profile's; of bench: one, on record"),
-    "--profile": dict(help="how much work, see `list`; `run` without one: full"),
-    "--device": dict(default="auto", help="auto, cpu, cuda, cuda:1, …"),
-    "--jobs": dict(type=int, default=1, help="processes at once, one thread each"),
-    "--json": FLAG | dict(help="a list of objects, one per row"),
-    "--out": dict(help="folder of records; default: book/results of a clone, else ./results"),
-    "--root": dict(help="where data lie; default: $GFO_DATA, else ./data"),
-    "--import": dict(nargs="+", default=[], dest="imports", metavar="MODULE",
-                     help="modules that file methods, models, data sets or experiments"),
-    "--dry-run": FLAG | dict(help="say what is missing, and how long the like took on record"),
-    "--force": FLAG | dict(help="redo recorded runs"),
-    "--engine": dict(default="processes", help=f"one of {', '.join(sweep.ENGINES)}"),
-    "--scheduler": dict(help="address of a Dask scheduler, tcp://HOST:8786"),
-    "--scratch": dict(help="checkpoints and claims; default: the temporary folder"),
-    "--csv": dict(help="write all columns into this file instead"),
-    "--hidden": dict(type=int, nargs="+", default=[5, 5], help="units of the hidden layers"),
-    "--points": dict(type=int, default=40, help="training examples looked at"),
-    "--objectives": dict(default="default", choices=["default", "all"]),
-    "--model": dict(nargs="+", default=list(bench.CASES)),
-    "--pairs": dict(type=int, default=bench.PAIRS, help="rounds of timings"),
-    "--batch": dict(type=int, help="default: 128 for the MLP, 32 for the ResNet"),
-    "--threads": dict(type=int, help="torch's CPU threads; default: its own choice"),
-    "--parts": FLAG | dict(help="also show where a step's time goes"),
-    "--save": FLAG | dict(help="write records; --seed numbers this process"),
-    **{f"--{name}": FLAG | dict(help="on a GPU only") for name in ("bf16", "channels-last",
-                                                                    "compile")},
-}  # fmt: skip
+# The options of each command, one spelling of each wherever it is taken; two say what is here.
+ABOUT = declared(__file__)
+OPTIONS: dict[str, dict[str, Any]] = ABOUT["options"]
+OPTIONS["engine"]["help"] = f"one of {', '.join(sweep.ENGINES)}"
+OPTIONS["model"]["default"], OPTIONS["pairs"]["default"] = list(bench.CASES), bench.PAIRS
 COMMANDS = {
-    "list": (list_command, "json out import"),
-    "run": (run_command, "method dataset seed profile device jobs json out root import dry-run "
-                         "force engine scheduler scratch"),
-    "table": (table_command, "method dataset seed profile json out import csv"),
-    "audit": (audit_command, "seed jobs json hidden points objectives"),
-    "bench": (bench_command, "method seed device json out import model pairs batch threads parts "
-                             "save bf16 channels-last compile"),
+    "list": list_command, "run": run_command, "table": table_command, "audit": audit_command,
+    "bench": bench_command,
 }  # fmt: skip
 
 
@@ -203,13 +171,14 @@ def parser() -> argparse.ArgumentParser:
     """The command line of all five."""
     top = argparse.ArgumentParser(prog="gfo-lab", description=__doc__)
     each = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (call, options) in COMMANDS.items():
+    for name, call in COMMANDS.items():
         one = each.add_parser(name, help=first_line(call), description=first_line(call))
         one.set_defaults(call=call)
+        one.register("type", "int", int)
         if name in ("run", "table"):
             one.add_argument("experiment")
-        for option in options.split():
-            one.add_argument(f"--{option}", **OPTIONS[f"--{option}"])
+        for option in ABOUT["commands"][name].split():
+            one.add_argument(f"--{option}", **OPTIONS[option])
         own = {"run": dict(profile="full"), "audit": dict(jobs=2)}
         one.set_defaults(**own.get(name, {}))
     return top
