@@ -129,10 +129,17 @@ def ablation_configs(dataset: str, method: str, profile: str) -> list[dict[str, 
 
 
 def mode_configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
-    """Every policy, objective and sampling on two layers of 6; trajectory balance on three of 4."""
-    cells = [((6, 6), own) for own in MODES] + [((4, 4, 4), own) for own in (ON_POLICY, {})]
-    grid = [(hidden, configuration(method, BASE | own)) for hidden, own in cells]
-    return [{k: c[k] for k in ("method", "steps", "lr")} | {"units": list(h)} for h, c in grid]
+    """Every policy, objective and sampling on two layers of 6; by trajectory balance, a layer-wise
+    q on three layers of 4 and a unit-wise one for four times the steps."""
+    cells = [((6, 6), 1, own) for own in MODES]
+    cells += [((4, 4, 4), 1, own) for own in (ON_POLICY, {})]
+    cells += [((6, 6), 4, own) for own in (UNITWISE, dict(policy="unitwise"))]
+    grid = []
+    for units, longer, own in cells:
+        config = configuration(method, BASE | own, hidden=units)
+        config["steps"] *= longer
+        grid.append({name: config[name] for name in ("units", "method", "steps", "lr")})
+    return grid
 
 
 def run_modes(job: Job) -> dict[str, float]:
