@@ -36,12 +36,9 @@ def seconds(call: Callable[[int], None], repeats: int, device: torch.device) -> 
 
 
 def interleaved(
-    calls: dict[str, Callable[[int], None]],
-    pairs: int,
-    device: torch.device,
-    least: float = SECONDS,
-    bar: tqdm | None = None,
-) -> pd.DataFrame:
+    calls: dict[str, Callable[[int], None]], pairs: int, device: torch.device,
+    least: float = SECONDS, bar: tqdm | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Seconds that each call takes, one row per round: in each of `pairs` rounds all are timed in
     turn, from another start each time, so that what slows the machine for a while slows all."""
     once = {name: seconds(call, 1, device) for name, call in calls.items()}
@@ -68,16 +65,10 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float
 
 
 def compare(
-    model: str = "mlp",
-    methods: Sequence[str] | None = None,
-    *,
-    pairs: int = PAIRS,
-    batch: int | None = None,
-    device: str = "auto",
-    least: float = SECONDS,
-    progress: bool = True,
+    model: str = "mlp", methods: Sequence[str] | None = None, *, pairs: int = PAIRS,
+    batch: int | None = None, device: str = "auto", least: float = SECONDS, progress: bool = True,
     **gpu: bool,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """What each method costs on `model`, one row per method, "plain" first.
 
     methods: those of the book's tables by default; any other by name.

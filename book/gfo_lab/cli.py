@@ -14,7 +14,7 @@ import torch
 from gfo.audit.trial import KEYS, audit_seeds
 from gfo.core.batch import pick_device
 from gfo.core.registry import DATASETS, METHODS
-from gfo_lab import bench, declared, records, sweep
+from gfo_lab import bench, declared, records
 from gfo_lab.experiments import EXPERIMENTS
 from gfo_lab.experiments.job import Experiment
 from gfo_lab.plugins import bring
@@ -93,12 +93,10 @@ def final_table(experiment: Experiment, found: pd.DataFrame) -> pd.DataFrame:
 def table_command(a: argparse.Namespace) -> None:
     """An experiment's records as one table, from files alone."""
     task, found = EXPERIMENTS[a.experiment], records.table(a.experiment, a.out)
-    for column, values in (
-        ("method", a.method), ("seed", a.seed), ("dataset", a.dataset and [a.dataset]),
-        ("profile", a.profile and [a.profile]),
-    ):  # fmt: skip
-        if values and len(found):
-            found = found[found[column].isin(values)]
+    for column in ("method", "seed", "dataset", "profile"):
+        asked = getattr(a, column)
+        if asked and len(found):
+            found = found[found[column].isin(asked if isinstance(asked, list) else [asked])]
     if a.csv:
         found.to_csv(a.csv, index=False)
         print(f"{len(found)} records, {found.shape[1]} columns: {a.csv}")
@@ -156,15 +154,12 @@ def bench_command(a: argparse.Namespace) -> None:
             print(f"\n{model}, a step of {name}\n{parts.round(3)}")
 
 
-# The options of each command, one spelling of each wherever it is taken; two say what is here.
 ABOUT = declared(__file__)
-OPTIONS: dict[str, dict[str, Any]] = ABOUT["options"]
-OPTIONS["engine"]["help"] = f"one of {', '.join(sweep.ENGINES)}"
-OPTIONS["model"]["default"], OPTIONS["pairs"]["default"] = list(bench.CASES), bench.PAIRS
 COMMANDS = {
     "list": list_command, "run": run_command, "table": table_command, "audit": audit_command,
     "bench": bench_command,
 }  # fmt: skip
+DEFAULTS = ABOUT["defaults"] | {"bench": dict(model=list(bench.CASES), pairs=bench.PAIRS)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -173,14 +168,13 @@ def parser() -> argparse.ArgumentParser:
     each = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, call in COMMANDS.items():
         one = each.add_parser(name, help=first_line(call), description=first_line(call))
-        one.set_defaults(call=call)
-        one.register("type", "int", int)
         if name in ("run", "table"):
             one.add_argument("experiment")
         for option in ABOUT["commands"][name].split():
-            one.add_argument(f"--{option}", **OPTIONS[option])
-        own = {"run": dict(profile="full"), "audit": dict(jobs=2)}
-        one.set_defaults(**own.get(name, {}))
+            how = ABOUT["options"][option]
+            kind = {"type": int} if "type" in how else {}  # the only one that TOML names
+            one.add_argument(f"--{option}", **how | kind)
+        one.set_defaults(call=call, **DEFAULTS.get(name, {}))
     return top
 
 

@@ -18,18 +18,11 @@ from gfo.core.registry import Registry
 from gfo.core.sites import eval_mode, trace
 from gfo.train.fit import compiled_loss, one_epoch
 from gfo.train.optim import adam, optimizers_of
+from gfo_lab import declared
 
 SAMPLES = 20
 EXAMPLES = 50_000  # the size of the training set that losses are told
-# What a step spends its time on. An operator belongs to the first group with a word of its name.
-GROUPS = {
-    "convolutions": ("conv",),
-    "matrix products": ("addmm", "::mm", "bmm"),
-    "normalisation": ("batch_norm", "layer_norm", "BatchNorm", "LayerNorm"),
-    "optimiser": ("Optimizer", "adam", "foreach"),
-    "random numbers": ("uniform", "bernoulli"),
-    "sigmoid, softplus": ("sigmoid", "softplus"),
-}
+GROUPS: dict[str, list[str]] = declared(__file__)
 
 
 class Case(NamedTuple):
@@ -116,11 +109,8 @@ def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
     nets = []
     for _ in range(gfo.methods.create(name, **config).members):
         model, sites = case.build()
-        nets.append(
-            setting.move(
-                gfo.attach(model, sites, gfo.methods.create(name, **config), x[:2].cpu())
-            ).train()
-        )
+        net = gfo.attach(model, sites, gfo.methods.create(name, **config), x[:2].cpu())
+        nets.append(setting.move(net).train())
 
     def make(group: str, parameters: list) -> torch.optim.Optimizer:
         return adam(parameters, LEARNING_RATES[group])

@@ -87,12 +87,8 @@ def entries(table: str, out: Path | None = None) -> pd.DataFrame:
     for setting, metric in product(about.experiments, about.metrics):
         block = theirs[(theirs["setting"] == setting) & (theirs["metric"] == metric)]
         ours = about.experiments[setting]
-        found = speaking(
-            ours.get("experiment"),
-            ours["dataset"],
-            about.metrics[metric] + ours.get("suffix", ""),
-            out,
-        )
+        column = about.metrics[metric] + ours.get("suffix", "")
+        found = speaking(ours.get("experiment"), ours["dataset"], column, out)
         extra = [m for m in found["method"].unique() if m not in set(block["ours_method"])]
         more = pd.DataFrame({"setting": setting, "metric": metric, "ours_method": extra})
         block = pd.concat([block, more], ignore_index=True)
@@ -111,9 +107,8 @@ def speaking(experiment: str | None, dataset: str, metric: str, out: Path | None
     for profile in PROFILES if experiment else ():
         found = records.read(experiment, out, dataset=dataset, profile=profile)
         # of the two cohorts of the ICU experiment the paper's is that of all stays
-        found = found[
-            [c.get("cohort", {}).get("min_hours", 0) == 0 for c in found.get("config", [])]
-        ]
+        cohorts = [config.get("cohort", {}) for config in found.get("config", [])]
+        found = found[[cohort.get("min_hours", 0) == 0 for cohort in cohorts]]
         if len(found) and column in found:
             values = found[column]
             for key in keys:

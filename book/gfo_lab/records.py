@@ -46,8 +46,8 @@ def rounded(value: Any) -> Any:
         return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(part) for part in value]
-    if isinstance(value, np.bool_):
-        return bool(value)
+    if isinstance(value, np.bool_ | np.integer):
+        return value.item()
     return round(float(value), 6) if isinstance(value, float | np.floating) else value
 
 
@@ -99,7 +99,8 @@ def write(
 def read(experiment: str, out: Path | None = None, **only: Any) -> pd.DataFrame:
     """All records of an experiment, one row each, metrics as columns; `only` keeps rows where a
     column has one value, e.g. profile="full". Empty (no rows) where there are none. ValueError, as
-    of `read_one`, and where two files hold the record of one run or one holds another experiment's.
+    of `read_one`, and where two files hold the record of one run or one holds another experiment's
+    or, by its name, another run's.
     """
     paths = sorted((Path(out or RESULTS) / experiment).glob("*.json"))
     rows, seen = [read_one(path) for path in paths], {}
@@ -109,6 +110,10 @@ def read(experiment: str, out: Path | None = None, **only: Any) -> pd.DataFrame:
         first = seen.setdefault(tuple(str(row[key]) for key in IDENTITY), path)
         if first != path:
             raise ValueError(f"{first} and {path.name} hold the record of one run: delete one")
+    for path, row in zip(paths, rows, strict=True):
+        identity = {key: row[key] for key in IDENTITY[:-1]}
+        if (own := path_of(**identity, config=row["config"], out=path).name) != path.name:
+            raise ValueError(f"record {path} holds what belongs into {own}: run it again")
     frame = pd.DataFrame(rows)
     for column, value in only.items():
         frame = frame[frame[column] == value] if len(frame) else frame

@@ -35,23 +35,12 @@ class Plan(NamedTuple):
 
 
 def run(
-    experiment: str,
-    *,
-    methods: Sequence[str] | None = None,
-    dataset: str | None = None,
-    seeds: Sequence[int] | None = None,
-    profile: str = "full",
-    device: str = "auto",
-    root: str | Path | None = None,
-    out: str | Path | None = None,
-    force: bool = False,
-    progress: bool = True,
-    jobs: int = 1,
-    engine: str = "processes",
-    scheduler: str | None = None,
-    scratch: str | Path | None = None,
-    imports: Sequence[str] = (),
-) -> pd.DataFrame:
+    experiment: str, *, methods: Sequence[str] | None = None, dataset: str | None = None,
+    seeds: Sequence[int] | None = None, profile: str = "full", device: str = "auto",
+    root: str | Path | None = None, out: str | Path | None = None, force: bool = False,
+    progress: bool = True, jobs: int = 1, engine: str = "processes", scheduler: str | None = None,
+    scratch: str | Path | None = None, imports: Sequence[str] = (),
+) -> pd.DataFrame:  # fmt: skip
     """Run each (method, seed) of an experiment that has no record yet; return all their records.
 
     All names are checked before any work starts. A stopped run goes on from its last epoch when
@@ -131,13 +120,9 @@ def recorded(todo: Plan, failed: list[Unfinished]) -> pd.DataFrame:
 
 
 def plan(
-    experiment: str,
-    methods: Sequence[str] | None = None,
-    dataset: str | None = None,
-    seeds: Sequence[int] | None = None,
-    profile: str = "full",
-    out: str | Path | None = None,
-) -> Plan:
+    experiment: str, methods: Sequence[str] | None = None, dataset: str | None = None,
+    seeds: Sequence[int] | None = None, profile: str = "full", out: str | Path | None = None,
+) -> Plan:  # fmt: skip
     """What `run` would do with the same arguments; nothing is run or written.
 
     Raises:

@@ -165,9 +165,8 @@ def stern_toy(hidden: Sequence[int], points: int, seed: int) -> tuple[toys.Toy, 
 
 def row(policy: str, objective: str, sampling: str, table: pd.DataFrame) -> dict:
     """One row of the audit: figures as their mean over points, and `_worst` the worst point's."""
-    worst = {
-        k: table[k].min() if "spearman" in k or k == "pearson" else table[k].max() for k in table
-    }
+    least = ("spearman", "pearson", "spearman_sampled", "spearman_floor")
+    worst = {k: t.min() if k in least else t.max() for k, t in table.items()}
     about = dict(policy=policy, objective=objective, sampling=sampling)
     return about | table.mean().to_dict() | {f"{k}_worst": v for k, v in worst.items()}
 
@@ -212,9 +211,10 @@ def audit_seeds(
         ValueError: For no seed or no point, unknown objectives, and above 16 mask bits.
     """
     cases(objectives)
+    if not seeds or min(points, *hidden) < 1:
+        said = f"{len(seeds)} seeds and {points} points: at least one of each"
+        raise ValueError(f"{said}, and of units in a layer")
     exact.all_masks(hidden)
-    if not seeds or points < 1:
-        raise ValueError(f"{len(seeds)} seeds and {points} points: at least one of each")
     work = [joblib.delayed(one_seed)(s, tuple(hidden), points, objectives) for s in seeds]
     done: Any = joblib.Parallel(jobs)(work)
     groups: Any = pd.DataFrame([r for rows in done for r in rows]).groupby(KEYS, sort=False)

@@ -33,9 +33,9 @@ def attach(
         model: Any module whose logits are (B, K), or (B, K, …) with positions as pixels.
         sites: Module names, or one pattern such as "layer*.bn2" (`*` also matches dots). Masks are
             unit-wise for outputs (B, C), per token and feature for (B, T, C), else one bit per
-            channel: (B, C, L), (B, C, H, W), (B, H, W, C). Which axis holds C is followed through
-            the pass, function by function: last behind a `Linear` or `LayerNorm`, second behind a
-            convolution or `BatchNorm`. Where tokens may be padding, a site of class
+            channel: (B, C, L), (B, C, H, W), (B, H, W, C), (B, C, D, H, W). Which axis holds C is
+            followed through the pass, function by function: last behind a `Linear` or `LayerNorm`,
+            second behind a convolution or `BatchNorm`. Where tokens may be padding, a site of class
             `gfo.core.batch.Tokens` says so.
         method: `gfo.GFlowOut()`, …, or a registered name such as "gflowout".
         example: An input batch (a tensor, or a tuple, list or mapping of tensors), run a few times,

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ BARE_CALL = (
     "use net.loss(x, y, n=…), or torch.no_grad() if no gradient is wanted"
 )
 Handler = Callable[[int, Tensor, Tensor | None], Tensor]  # (layer, h, real) -> masked h
+LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # of each module in a network
 
 
 class Running(threading.local):
@@ -42,10 +44,20 @@ class Hub:
     """
 
     def __init__(self, modes: dict[str, bool]):
-        self.running, self.lock, self.modes = Running(), threading.RLock(), modes
+        self.running, self.locks, self.modes = Running(), [], modes
 
-    def __reduce__(self):  # a copy, or what a file holds, has a lock of its own and runs no pass
+    def __reduce__(self):  # a copy, or what a file holds, has locks of its own and runs no pass
         return Hub, (self.modes,)
+
+    def turn(self, model: nn.Module) -> contextlib.ExitStack:
+        """Takes the locks of this network and of all that share modules with it, in one order."""
+        if not self.locks:
+            own, modules = threading.RLock(), model.modules()
+            self.locks = sorted({LOCKS.setdefault(m, own) for m in modules}, key=id)
+        held = contextlib.ExitStack()
+        for lock in self.locks:
+            held.enter_context(lock)
+        return held
 
     def leave(self, model: nn.Module, *once: nn.Module) -> None:
         """Take this network's hooks off a model, and off modules that were once in it; the modes
@@ -87,9 +99,10 @@ class Attached(nn.Module):
     eval() alike as far as the model's own modules allow. The mask-averaged predictive is
     `gfo.predict(net, x)`.
 
-    Threads may share a network: whatever runs it or flips its modes holds its one lock, so calls
-    from several threads take turns and answer as from one. Training of your own, or a change of
-    weights, takes its turn inside `with net.exclusive():`. The bare `net.model(x)` takes no turn.
+    Threads may share a network, or networks modules: whatever runs one or flips its modes holds its
+    lock, so calls from several threads take turns and answer as from one. Training of your own, or
+    a change of weights, takes its turn inside `with net.exclusive():`. The bare `net.model(x)`
+    takes no turn.
 
     Training is `gfo.fit`, or a loop of your own over `net.loss` and `net.param_groups()`. The
     gradient of a bare call trains the model under mean masks and the masks not at all: the first
@@ -188,7 +201,8 @@ class Attached(nn.Module):
 
         Compiled code takes no lock: what calls it does, as `gfo.fit` does for each step.
         """
-        with contextlib.nullcontext() if torch.compiler.is_compiling() else self.hub.lock:
+        compiling = torch.compiler.is_compiling()
+        with contextlib.nullcontext() if compiling else self.hub.turn(self.model):
             yield
 
     @contextlib.contextmanager

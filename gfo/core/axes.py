@@ -97,14 +97,14 @@ def tried(func: Callable, args: Any, kwargs: dict, axes: Axes) -> list[Axes]:
 
 
 def usual_letters(h: Tensor, axes: Axes) -> str | None:
-    """Letters for an activation of 2 to 4 axes, batch first, whose channels lie on `axes`.
+    """Letters for an activation of 2 to 5 axes, batch first, whose channels lie on `axes`.
 
-    Three axes are tokens where the channels are last; where they are not, and for four, one mask
+    Three axes are tokens where the channels are last; where they are not, and for more, one mask
     bit serves all places. None where that is not known.
     """
     if h.dim() == 2:
         return "BC"
-    if h.dim() not in (3, 4) or len(axes) != 1 or axes == (0,):
+    if h.dim() not in (3, 4, 5) or len(axes) != 1 or axes == (0,):
         return None
-    rest = iter("HW" if h.dim() == 4 else "T" if axes == (2,) else "L")
+    rest = iter("DHW"[5 - h.dim() :] if h.dim() > 3 else "T" if axes == (2,) else "L")
     return "B" + "".join("C" if i in axes else next(rest) for i in range(1, h.dim()))

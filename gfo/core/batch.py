@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+LABELS = ("y", "label", "labels", "target", "targets")  # where a batch that is a mapping has y
+
 
 def leaves(x: Any) -> list[Tensor]:
     """The tensors in `x`, in order; of a mapping in the order of its keys, not as inserted."""
@@ -31,6 +33,15 @@ def tree_map(f: Callable[..., Any], x: Any, *more: Any, kind: type = Tensor) -> 
         parts = [tree_map(f, *each, kind=kind) for each in zip(x, *more, strict=True)]
         return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)  # a NamedTuple
     return x
+
+
+def from_mapping(batch: Mapping) -> Any:
+    """(x, y) of a mapping: y is its entry of `LABELS`, x the rest, bare if that is one entry."""
+    label = next((name for name in LABELS if name in batch), None)
+    if label is None:
+        return batch
+    x = {name: batch[name] for name in batch if name != label}
+    return next(iter(x.values())) if len(x) == 1 else x, batch[label]
 
 
 def as_tensors(x: Any) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gfo.core.attached import Attached
-from gfo.core.batch import as_tensors, kinds, leaves, row_slice, rows, tree_map
+from gfo.core.batch import as_tensors, from_mapping, kinds, leaves, row_slice, rows, tree_map
 
 # Inputs per block: noise is drawn block by block, so that it cannot depend on chunking. Fewer
 # where the noise of a block would pass these bytes.
@@ -22,11 +22,13 @@ def is_loader(x: Any) -> bool:
 
 
 def inputs(net: Attached, item: Any) -> tuple[Any, Sequence]:
-    """x of a loader's batch x or (x, …), and the rest of the batch.
+    """x of a loader's batch x, (x, …) or a mapping with labels, and the rest of the batch.
 
     x is as many of the first parts as hold as many tensors as the example did.
     """
     item, want = as_tensors(item), len(net.spec.shapes)
+    if isinstance(item, Mapping) and len(leaves(item)) > want:
+        item = from_mapping(item)
     if isinstance(item, tuple | list):
         for count in range(1, len(item) + 1):
             if len(leaves(item[:count])) >= want:

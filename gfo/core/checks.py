@@ -81,8 +81,8 @@ def try_two_rows(net: Attached, x: Any) -> None:
 
 
 def check_finite(net: Attached, *answers: Tensor | None) -> None:
-    """Raise ValueError, naming the cause, where an answer of the network holds NaN."""
-    if not any(bool(t.isnan().any()) for t in answers if t is not None):
+    """Raise ValueError, naming the cause, where an answer of the network holds NaN or +inf."""
+    if not any(bool((t.isnan() | t.isposinf()).any()) for t in answers if t is not None):
         return
     held = net.state_dict().items()
     name = next((k for k, v in held if v.is_floating_point() and not v.isfinite().all()), None)

@@ -1,14 +1,12 @@
 """Writing files so that nobody ever reads half of one."""
 
-import errno
+import contextlib
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: more than the user may write
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -18,36 +16,35 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     never share a temporary.
 
     Raises:
-        ValueError: Where the disk is full.
+        ValueError: Where nothing can be written there, be the disk full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with saying_why(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def saying_why(path: str | Path, what: str = "file") -> Iterator[None]:
+    """Turn what writing raises, a full disk for one, into a line that names the file."""
     try:
-        write(temporary)
-        os.replace(temporary, path)
-    except Exception as error:
-        if not disk_full(error):
-            raise
-        raise ValueError(f"{str(path)!r} is not written, the disk is full: make room") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk, or a used-up share of it, is behind an error (torch raises its own)."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+        yield
+    except (OSError, RuntimeError) as error:  # the latter is torch's
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        said = f"{what} {str(path)!r} cannot be written to ({reason})"
+        raise ValueError(f"{said}: see if the disk is full, or the folder not yours") from None
 
 
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file; ValueError, naming the file, where it is damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError:  # also of bytes that are no UTF-8
+    except (ValueError, RecursionError):  # also of bytes that are no UTF-8
         raise ValueError(f"{str(path)!r} is damaged, it is no JSON: delete it") from None
 
 

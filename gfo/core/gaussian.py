@@ -32,7 +32,7 @@ class Gaussian(Likelihood):
         self.sd = sd
 
     def __repr__(self) -> str:
-        return f"Gaussian({'' if self.sd == 'network' else f'sd={self.sd!r}'})"
+        return f"{type(self).__name__}({'' if self.sd == 'network' else f'sd={self.sd!r}'})"
 
     def build(self, outputs: tuple[int, ...]) -> None:
         if self.sd == "network" and outputs[0] % 2:

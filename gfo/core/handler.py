@@ -28,14 +28,10 @@ class SiteHandler:
     """Walks through the sites of one pass, drawing, scoring and applying masks."""
 
     def __init__(
-        self,
-        net: "Attached",
-        y: Tensor | None = None,
-        masks: Sequence[Tensor | None] | None = None,
-        noise: Noise | None = None,
-        source: Source = "given",
-        x: Tensor | None = None,
-    ):
+        self, net: "Attached", y: Tensor | None = None,
+        masks: Sequence[Tensor | None] | None = None, noise: Noise | None = None,
+        source: Source = "given", x: Tensor | None = None,
+    ):  # fmt: skip
         self.net, self.given, self.noise, self.source, self.x = net, masks, noise, source, x
         self.y = None if y is None or source == "test" else net.likelihood.encode(y)
         read = net.method.reads_before or (self.y is not None and net.method.log_z is not None)
@@ -71,9 +67,8 @@ class SiteHandler:
         """The activation (in the module's own axes) under the mask that is taken or drawn here."""
         site, what = self.net.sites[layer], f"site {self.net.sites[layer].name!r}"
         if layer > len(self.masks):
-            raise ValueError(
-                f"site {self.missing!r} was skipped: switch off what skips layers (LayerDrop)"
-            )
+            cure = "switch off what skips layers (LayerDrop)"
+            raise ValueError(f"site {self.missing!r} was skipped: {cure}")
         if layer != len(self.masks):
             raise ValueError(f"{what} ran out of turn: the example ran another order")
         if h.dim() != len(site.axes) or h.shape[site.axes.index("C")] != site.width:

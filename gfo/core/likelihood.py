@@ -181,6 +181,14 @@ def per_example(values: Tensor) -> Tensor:
     return values if values.dim() == 1 else values.flatten(1).sum(1)
 
 
+class PositionLabels(td.Categorical):
+    """Labels of which those of −100 count nothing."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        found = super().log_prob(value.where(value != -100, 0))
+        return found.where(value != -100, 0.0)
+
+
 class Categorical(Likelihood):
     """One of K classes: logits (B, K), labels y (B,) integer in 0…K−1.
 
@@ -208,7 +216,7 @@ class Categorical(Likelihood):
         self.normalised = w is None
 
     def __repr__(self) -> str:
-        return f"Categorical({'' if self.weights is None else self.weights.tolist()})"
+        return f"{type(self).__name__}({'' if self.weights is None else self.weights.tolist()})"
 
     def build(self, outputs: tuple[int, ...]) -> None:
         if outputs[0] == 1:
@@ -217,8 +225,8 @@ class Categorical(Likelihood):
         super().build(outputs)
 
     def distribution(self, outputs: Tensor) -> td.Distribution:
-        each = td.Categorical(logits=wide(outputs).movedim(1, -1))
-        return td.Independent(each, outputs.dim() - 2)
+        kind = PositionLabels if outputs.dim() > 2 else td.Categorical
+        return td.Independent(kind(logits=wide(outputs).movedim(1, -1)), outputs.dim() - 2)
 
     def log_lik(self, outputs: Tensor, y: Tensor) -> Tensor:
         """log p(y | x, z), times w_y, shape (B,), in nats."""

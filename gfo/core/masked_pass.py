@@ -79,14 +79,10 @@ def _total(sites: list[Tensor] | None) -> Tensor | None:
 
 
 def masked_pass(
-    net: Attached,
-    x: Any,
-    y: Tensor | None = None,
-    *,
-    masks: Sequence[Tensor | None] | None = None,
-    noise: Noise | None = None,
+    net: Attached, x: Any, y: Tensor | None = None, *,
+    masks: Sequence[Tensor | None] | None = None, noise: Noise | None = None,
     source: Source | None = None,
-) -> Pass:
+) -> Pass:  # fmt: skip
     """Run the backbone once under masks.
 
     x, y and masks are not checked here: the other public functions do that before they call this.
@@ -164,15 +160,10 @@ class BatchPass:
         return tree_map(lambda t: t.unflatten(0, copies)[:, rank].flatten(0, 1), noise)
 
     def __call__(
-        self,
-        source: Source = "train",
-        draw: int = 0,
-        *,
-        repeat: int = 1,
-        masks: Sequence[Tensor | None] | None = None,
-        still: bool = False,
+        self, source: Source = "train", draw: int = 0, *, repeat: int = 1,
+        masks: Sequence[Tensor | None] | None = None, still: bool = False,
         forward_only: bool = False,
-    ) -> Pass:
+    ) -> Pass:  # fmt: skip
         """One masked pass over the batch.
 
         Args:

@@ -270,11 +270,11 @@ def _block_logits(net: Attached, x: Any, draws: Iterable, memory: int) -> Iterat
 
 
 def _spoilt(out: Pass) -> Tensor:
-    """The logits of a pass; NaN where a policy was, of whose NaN the mask, all 0, says nothing."""
+    """The logits of a pass; NaN where a policy was not finite, of which its mask says nothing."""
     logits = out.logits
     for policy in (*out.q_logits, *out.p_logits):
         if policy is not None:
-            logits = logits.masked_fill(policy.isnan().any(), torch.nan)
+            logits = logits.masked_fill((~policy.isfinite()).any(), torch.nan)
     return logits
 
 

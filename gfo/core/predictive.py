@@ -9,6 +9,7 @@ import torch.distributions as td
 from torch import Tensor
 
 from gfo.core.attached import Attached
+from gfo.core.batch import as_tensors
 from gfo.core.ensemble import Ensemble
 from gfo.core.likelihood import Likelihood
 from gfo.core.predict import sample_logits
@@ -51,6 +52,9 @@ class Predictive(td.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(y | x) of y (B, …), shape (B,), in nats, jointly for all that y holds."""
+        value, want = as_tensors(value), self.batch_shape + self.event_shape
+        if value.shape[-len(want) :] != want:  # or y of one target would be spread over rows
+            raise ValueError(f"y has shape {tuple(value.shape)}, needs {tuple(want)} at its end")
         each = torch.stack([one.log_prob(value) for one in self.components])
         return each.logsumexp(0) - math.log(len(each))
 

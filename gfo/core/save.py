@@ -40,7 +40,7 @@ def save(net: Attached, path: str | Path) -> None:
 
     Raises:
         ValueError: Where `load` could not make the same of it (a method whose class is in no
-            registry, a quantised module), and where the disk is full.
+            registry, a quantised module), and where the file cannot be written.
     """
     check_net(net)
     method, kind = net.method, type(net.method)

@@ -3,6 +3,7 @@
 import warnings
 from itertools import combinations
 
+import torch
 from torch import Tensor
 
 
@@ -13,9 +14,8 @@ def check_site(name: str, outputs: list) -> None:
     elif not outputs:
         wrong = "is never called on the example: choose a module that runs"
     elif not isinstance(outputs[0], Tensor):
-        wrong = (
-            f"returns a {type(outputs[0]).__name__}, no tensor: choose the dropout behind it, say"
-        )
+        kind = type(outputs[0]).__name__
+        wrong = f"returns a {kind}, no tensor: choose the dropout behind it, say"
     elif outputs[0].is_nested:
         wrong = "returns a nested tensor: set enable_nested_tensor=False in its encoder"
     else:
@@ -32,14 +32,13 @@ def check_together(outputs: dict[str, Tensor], logits: Tensor, dropped: list[str
         dropped: Sites at which the model's own dropout acts too while it trains.
     """
     for (name, h), (other, same) in combinations(outputs.items(), 2):
-        if h is same:
-            raise ValueError(
-                f"sites {name!r} and {other!r} return the same tensor: name one of them"
-            )
+        # a view too, as of a Flatten
+        if h.data_ptr() == same.data_ptr() and h.numel() == same.numel():
+            raise ValueError(f"sites {name!r} and {other!r} return the same tensor: name one")
     said = [
         f"site {name!r} is the output layer: its masks set logits to 0; choose a module before it"
         for name, h in outputs.items()
-        if h is logits
+        if are_logits(h, logits)
     ]
     if dropped:
         said.append(
@@ -48,3 +47,11 @@ def check_together(outputs: dict[str, Tensor], logits: Tensor, dropped: list[str
         )
     for words in said:
         warnings.warn(words, stacklevel=4)
+
+
+def are_logits(h: Tensor, logits: Tensor) -> bool:
+    """Whether h holds the logits, be it in another shape or before their log-softmax."""
+    if h.numel() != logits.numel():
+        return False
+    h = h.reshape(logits.shape).to(logits)
+    return any(torch.allclose(one, logits, equal_nan=True) for one in (h, h.log_softmax(1)))

@@ -104,14 +104,12 @@ def find_sites(model: nn.Module, sites: str | Sequence[str]) -> list[str]:
     if isinstance(sites, str):
         names = [name for name in known if fnmatchcase(name, sites)] or [sites]
     else:
-        names = list(dict.fromkeys(sites))
+        names = [str(name) for name in dict.fromkeys(sites)]  # numbers name parts of a Sequential
     if not names:
         raise ValueError("sites is empty: name at least one module, or one pattern")
     for name in names:
-        if name in again and name not in known:
-            raise ValueError(
-                f"{name!r} is a second name of module {first[again[name]]!r}: use that"
-            )
+        if name and name in again and name not in known:
+            raise ValueError(f"{name!r} is a second name of module {first[again[name]]!r}: use it")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             raise ValueError(f"sites={sites!r} matches no module {name!r}; nearest name: {near}")
@@ -187,9 +185,13 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
     for name in axes:
         if name not in names:
             raise ValueError(f"axes names {name!r}, which is not a site; sites: {', '.join(names)}")
-    result, calls = trace(model, example)
-    with Channels() as channels:
-        again, double = trace(model, repeat_rows(example, 2))
+    try:
+        result, calls = trace(model, example)
+        with Channels() as channels:
+            again, double = trace(model, repeat_rows(example, 2))
+    except (RuntimeError, IndexError) as error:  # another number format or shape
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"the model does not run on the example, {said}") from error
     called = [name for name, _ in calls]
     if called != [name for name, _ in double]:
         raise ValueError("the model runs other modules in each pass: switch skipping layers off")
@@ -197,9 +199,7 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
         check_site(name, [out for at, out in calls if at == name])
     logits, outputs, doubled, batch = pick(result, output), dict(calls), dict(double), rows(example)
     if (len(logits), len(pick(again, output))) != (batch, 2 * batch):
-        raise ValueError(
-            f"axis 0 of the logits, of shape {tuple(logits.shape)}, is not the batch of {batch}"
-        )
+        raise ValueError(f"axis 0 of the logits {tuple(logits.shape)} is not the batch of {batch}")
     sites = []
     for name in (name for name in called if name in names):
         last = isinstance(model.get_submodule(name), Tokens)  # (B, T, C) by its definition
@@ -294,7 +294,7 @@ def describe(
     """
     shape, letters = tuple(h.shape), usual_letters(h, channels) if axes is None else "".join(axes)
     if letters is None:
-        such = "BTC" if h.dim() == 3 else "BCHW"
+        such = {3: "BTC", 4: "BCHW"}.get(h.dim(), "BCDHW")
         raise ValueError(
             f"site {name!r} has shape {shape}, and nothing tells which axis holds its channels: "
             f"name its axes with axes={{{name!r}: {such!r}}}, say"

@@ -9,6 +9,7 @@ from torch import Tensor
 from gfo.core.attached import Attached
 from gfo.core.batch import device_of, rows, to_device
 from gfo.core.bernoulli import Bernoulli
+from gfo.core.checks import check_counts, check_finite, check_x, check_y
 from gfo.core.masked_pass import Pass, noise_for, without_gradient
 from gfo.core.noise import generator
 from gfo.core.objectives import fixed_at, kl_bernoulli
@@ -27,7 +28,13 @@ def passes(net: Attached, x: Any, y: Tensor, source: str, samples: int, seed: in
         source: What draws the prefixes: "q", "p" or "test".
         samples: How many passes.
         seed: Of the masks.
+
+    Raises:
+        ValueError: On bad x or y, samples < 1, and where the network answers NaN.
     """
+    check_counts(samples=samples)
+    x = check_x(net, x)
+    y = check_y(net, x, y)
     back = y.device
     x, y = to_device((x, y), device_of(net))
     for index in range(samples):
@@ -36,6 +43,7 @@ def passes(net: Attached, x: Any, y: Tensor, source: str, samples: int, seed: in
         out = without_gradient(net, x, y, noise=noise, source=source)
         if source == "test":  # that pass runs the leading policy only and leaves y unread
             out = without_gradient(net, x, y, masks=out.masks)
+        check_finite(net, out.logits, out.log_q, out.log_p, out.log_z, out.log_lik)
         yield Pass(*to_device(list(out), back))
 
 

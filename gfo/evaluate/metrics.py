@@ -57,9 +57,10 @@ def selective_accuracy(probs: Tensor, y: Tensor, coverages: Sequence[float]) -> 
 def check_classes(probs: Tensor, y: Tensor) -> None:
     """ValueError unless `probs` are distributions over classes and y are labels."""
     classes = probs.dim() == 2 and bool(((probs.sum(1) - 1).abs() < 0.01).all())
-    if not classes or y.shape != probs.shape[:1]:
+    labels = y.shape == probs.shape[:1] and not y.is_floating_point()
+    if not (classes and labels and ((y >= 0) & (y < probs.shape[1])).all()):
         got = f"probs {tuple(probs.shape)} and y {tuple(y.shape)} are no class probabilities (B, K)"
-        raise ValueError(f"{got} and labels (B,): take gfo.predictive(net, x).log_prob(y)")
+        raise ValueError(f"{got} and labels 0…K−1 (B,): take gfo.predictive(net, x).log_prob(y)")
 
 
 def brier(probs: np.ndarray, y: np.ndarray) -> float:

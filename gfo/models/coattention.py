@@ -57,9 +57,7 @@ class MCAN(nn.Module):
 
     def forward(self, image: Tensor, question: Tensor) -> Tensor:
         if image.shape[-1] != self.features:
-            raise ValueError(
-                f"image tokens are {image.shape[-1]} wide, this network takes {self.features}"
-            )
+            raise ValueError(f"image tokens are {image.shape[-1]} wide, not {self.features}")
         if question.shape[1] > self.longest:
             raise ValueError(
                 f"questions have {question.shape[1]} tokens, this network takes {self.longest}: "

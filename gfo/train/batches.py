@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gfo.core.attached import Attached
-from gfo.core.batch import device_of, to_device, tree_map
+from gfo.core.batch import LABELS, device_of, from_mapping, to_device, tree_map
 from gfo.core.checks import check_x, check_y
 from gfo.core.noise import generator
 
 Batches = tuple[Any, Any] | Iterable
-LABELS = ("y", "label", "labels", "target", "targets")  # where a batch that is a mapping has y
 
 
 def ordered(
@@ -94,15 +93,6 @@ class Stream:
 def checked(net: Attached, x: Any, y: Any) -> tuple[Any, Tensor]:
     x = check_x(net, x)
     return x, check_y(net, x, y)
-
-
-def from_mapping(batch: Mapping) -> Any:
-    """(x, y) of a mapping: y is its entry of `LABELS`, x the rest, bare if that is one entry."""
-    label = next((name for name in LABELS if name in batch), None)
-    if label is None:
-        return batch
-    x = {name: batch[name] for name in batch if name != label}
-    return next(iter(x.values())) if len(x) == 1 else x, batch[label]
 
 
 def prepare(net: Attached, data: Batches, what: str) -> tuple[Any, Tensor] | Stream:

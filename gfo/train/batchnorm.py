@@ -8,7 +8,7 @@ from torch.optim.swa_utils import update_bn
 
 from gfo.core.attached import Attached
 from gfo.core.batch import device_of, rows, to_device
-from gfo.core.checks import check_net, check_x
+from gfo.core.checks import check_finite, check_net, check_whole, check_x
 from gfo.core.masked_pass import masked_pass, noise_for
 from gfo.core.noise import derive, generator
 from gfo.core.sites import eval_mode
@@ -65,7 +65,7 @@ def reestimate(
     x = check_x(net, x)
     if not isinstance(x, Tensor):
         raise ValueError(f"x is a {type(x).__name__}: re-estimation reads one tensor")
-    if min(batch, len(x)) < 2:
+    if min(check_whole("batch", batch), len(x)) < 2:
         raise ValueError(f"{len(x)} rows in batches of {batch}: BatchNorm needs two rows in one")
     gen = generator(seed, "batchnorm", "augment", device=device_of(net))
     parts = (to_device(part, device_of(net)) for part in x.split(batch) if len(part) > 1)
@@ -77,6 +77,7 @@ def reestimate(
         with eval_mode(net):
             try:
                 update_bn((augment(p, gen) if augment else p for p in parts), under)
+                check_finite(net, *(b for m in under.norms for b in m.buffers()))
                 undone = under.frozen
             finally:  # update_bn zeroes the statistics first
                 for module in undone:

@@ -1,13 +1,11 @@
 """What a checkpoint holds, when it is written and how a run goes on from it."""
 
-import contextlib
-import errno
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gfo.core.attached import Attached
+from gfo.core.files import saying_why
 from gfo.core.save import check_same, load_state, read, write_content
 
 File = str | Path | None
@@ -25,20 +23,9 @@ def check_writable(path: File, what: str = "checkpoint") -> None:
         return
     with saying_why(path, what):
         if Path(path).is_dir():
-            raise OSError(errno.EISDIR, "it is a folder")
+            raise IsADirectoryError("it is a folder")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=Path(path).parent).close()
-
-
-@contextlib.contextmanager
-def saying_why(path: str | Path, what: str = "checkpoint") -> Iterator[None]:
-    """Turn what writing raises, a full disk for one, into a line that names the file."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # the latter is torch's
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        said = f"{what} {str(path)!r} cannot be written to ({reason})"
-        raise ValueError(f"{said}: is the disk full, or the folder not yours?") from None
 
 
 def remember(
@@ -64,8 +51,7 @@ def remember(
     if checkpoint is not None:
         states = {k: {name: o.state_dict() for name, o in v.items()} for k, v in moving.items()}
         content = {"gfo": about, "state": net.state_dict(), "progress": state} | states
-        with saying_why(checkpoint):
-            write_content(checkpoint, content)
+        write_content(checkpoint, content)
 
 
 def resume(net: Attached, moving: Moving, checkpoint: File, about: dict) -> dict:

@@ -27,7 +27,7 @@ from gfo.core.noise import derive, generator
 from gfo.core.predict import Reduce, answers
 from gfo.core.rates import learning_rates
 from gfo.core.save import describe
-from gfo.methods.base import Loss
+from gfo.methods.base import Loss, check_argument
 from gfo.train.batches import Batches, Data, ordered, pairs
 from gfo.train.checkpoint import File, Moving, check_writable, name_of, remember, resume
 from gfo.train.optim import Schedule, adam, make_schedulers, optimizers_of
@@ -85,7 +85,7 @@ def fit(
     epochs, seed = check_whole("epochs", epochs), check_whole("seed", seed)
     check_writable(checkpoint)
     net.to(pick_device(device))
-    data, rates = Data(net, train, valid, batch, bool(schedule), n), learning_rates(lr)
+    data, rates = Data(net, train, valid, int(batch), bool(schedule), n), learning_rates(lr)
     make = optimizer or (lambda name, params: adam(params, rates[name]))
     optimizers = optimizers_of(net, backbone, make)
     steps = epochs * data.per_epoch if schedule else 0
@@ -123,6 +123,8 @@ class Run:
 
     def to_end(self, patience: int, checkpoint: File, about: dict) -> pd.DataFrame:
         """Begin, or go on from the checkpoint, until the epochs are over; the history."""
+        for flag in ("bf16", "compile"):
+            check_argument(flag, getattr(self, flag), False)
         state = resume(self.net, self.moving, checkpoint, about)
         loss = compiled_loss(self.net) if self.compile else self.net.method.loss
         try:
@@ -159,15 +161,10 @@ class Run:
 
 
 def one_epoch(
-    net: Attached,
-    batches: Iterable,
-    moving: Moving,
-    loss: Callable[..., Loss],
-    augment: Callable | None,
-    n: int,
-    key: tuple[int, int],
+    net: Attached, batches: Iterable, moving: Moving, loss: Callable[..., Loss],
+    augment: Callable | None, n: int, key: tuple[int, int],
     cast: contextlib.AbstractContextManager,
-) -> dict[str, float]:
+) -> dict[str, float]:  # fmt: skip
     """One pass over the training data.
 
     No step waits for the device: sums stay tensors until the epoch ends.

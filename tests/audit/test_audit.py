@@ -231,8 +231,9 @@ def test_each_ablation_is_one_call(name, small, monkeypatch):
 def test_bad_input_gets_one_line(monkeypatch, capsys):
     assert cli.main(["audit", "--hidden", "9", "8"]) == 2
     assert "17 mask bits make 2^17 masks" in capsys.readouterr().err
-    assert cli.main(["audit", "--points", "0"]) == 2
-    assert "at least one of each" in capsys.readouterr().err
+    for few in (["--points", "0"], ["--hidden", "0"], ["--hidden", "3", "-1"]):
+        assert cli.main(["audit", *few]) == 2
+        assert "at least one of each" in capsys.readouterr().err
     monkeypatch.setattr(trial, "ATTEMPTS", 1)
     easy = ["--hidden", "1", "--points", "5", "--seed", "0", "--jobs", "1"]
     assert cli.main(["audit", *easy]) == 2

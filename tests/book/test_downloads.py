@@ -46,14 +46,17 @@ def results(tmp_path):
     """Two records of one experiment and one of another."""
     record = dict.fromkeys(records.KEYS, "x") | {"config": {"lr": 0.1}, "experiment": "audit"}
     record["config_hash"] = records.config_hash(record["config"])
-    for seed, series in enumerate([[1.0, 2.0], [3.0, 4.0]]):
-        path = tmp_path / "results/audit" / f"{seed}.json"
+
+    def file(experiment: str, seed: int, metrics: dict) -> None:
+        own = record | {"experiment": experiment, "seed": seed, "metrics": metrics}
+        identity = {key: own[key] for key in records.IDENTITY[:-1]}
+        path = records.path_of(**identity, config=own["config"], out=tmp_path / "results")
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(record | {"seed": seed, "metrics": {"kl": seed, "by": series}})
-        path.write_text(text, encoding="utf-8")
-    other = tmp_path / "results/tune/0.json"
-    other.parent.mkdir()
-    other.write_text(json.dumps(record | {"experiment": "tune", "metrics": {"tune_nll": 1.0}}))
+        path.write_text(json.dumps(own), encoding="utf-8")
+
+    for seed, series in enumerate([[1.0, 2.0], [3.0, 4.0]]):
+        file("audit", seed, {"kl": seed, "by": series})
+    file("tune", 0, {"tune_nll": 1.0})
     return tmp_path / "results"
 
 

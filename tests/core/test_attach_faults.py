@@ -140,6 +140,44 @@ def test_a4_a_site_that_is_the_output_layer_is_warned_of(site):
         gfo.attach(model, [names[site]], "random", X)
 
 
+@pytest.mark.parametrize("last", [[nn.AdaptiveAvgPool2d(1), nn.Flatten()], [nn.LogSoftmax(1)]])
+def test_a4_the_output_layer_is_known_behind_a_view_or_a_log_softmax(last):
+    first = nn.Linear(6, 3) if len(last) == 1 else nn.Conv2d(1, 3, 1)
+    x = X if len(last) == 1 else torch.randn(4, 1, 5, 5)
+    with pytest.warns(UserWarning, match="is the output layer"):
+        gfo.attach(nn.Sequential(first, *last), [str(len(last) - 1)], "random", x)
+
+
+def test_a4_a_view_of_a_masked_activation_is_no_second_site():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    with pytest.raises(ValueError, match="sites '1' and '2' return the same tensor"):
+        gfo.attach(model, ["1", "2"], "random", torch.randn(4, 1, 5, 5))
+
+
+def test_a3_volumes_share_a_bit_per_channel():
+    model = nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    net = gfo.attach(model.append(nn.Linear(4, 3)), ["1"], "random", torch.randn(2, 1, 5, 5, 5))
+    assert net.sites[0].axes == "BCDHW" and gfo.sample(net, torch.randn(2, 1, 5, 5, 5))[0].shape[
+        1:
+    ] == (4,)
+
+
+@pytest.mark.parametrize("x", [X.double(), X[0], torch.randn(4, 7)])
+def test_c_an_example_that_the_model_cannot_take_is_said_in_one_line(x):
+    with pytest.raises(ValueError, match="the model does not run on the example, ") as error:
+        gfo.attach(*toy_model(), "random", x)
+    assert "\n" not in str(error.value)
+
+
+def test_c_sites_may_be_numbers_and_the_model_itself_is_none():
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    with pytest.raises(ValueError, match="matches no module ''"):
+        gfo.attach(model, [""], "random", X)
+    assert [site.name for site in gfo.attach(model, [1], "random", X).sites] == ["1"]
+
+
 @pytest.mark.parametrize("likelihood", [None, gfo.Categorical()])
 def test_a5_one_output_is_no_class_probability(likelihood):
     model, sites = toy_model(classes=1)

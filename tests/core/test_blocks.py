@@ -200,6 +200,34 @@ def test_answers_that_are_nan_are_refused(where, what, net, x):  # faults A9
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("what", ["predict", "sample_logits", "sample", "predictive"])
+def test_infinite_answers_and_policies_are_refused(what, net, x):  # faults A9
+    calls = {
+        "predict": lambda n: gfo.predict(n, x),
+        "sample_logits": lambda n: gfo.sample_logits(n, x),
+        "sample": lambda n: gfo.sample(n, x),
+        "predictive": lambda n: gfo.predictive(n, x),
+    }
+    last = [p for p in net.model.parameters() if p.dim() == 1][-1]
+    for weight in (last, list(net.method.p.parameters())[-1]):
+        before = weight.detach().clone()
+        with torch.no_grad():
+            weight[0] = torch.inf  # a mask under an infinite logit is all 1, and says nothing
+        if weight is last or what != "sample":
+            with pytest.raises(ValueError, match="the network answers NaN: ") as error:
+                calls[what](net)
+            assert "\n" not in str(error.value)
+        weight.data.copy_(before)
+
+
+def test_a_loader_of_mappings_with_labels_is_read_as_fit_reads_it(net, x):  # faults B28
+    rows = [{"x": row, "labels": int(label)} for row, label in zip(x, Y, strict=True)]
+    loader = DataLoader(rows, 100)
+    near(gfo.predict(net, loader), gfo.predict(net, x))
+    masks = gfo.sample(net, x, seed=0)
+    near(gfo.score(net, loader, None, masks).log_q, gfo.score(net, x, Y, masks).log_q)
+
+
 def test_the_masked_pass_with_its_defaults(net, x):  # faults B26
     with torch.no_grad():
         near(gfo.masked_pass(net, x).logits, net(x))

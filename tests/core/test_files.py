@@ -197,6 +197,15 @@ def test_a_full_disk_is_said_in_one_line(net, tmp_path, monkeypatch):  # faults 
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("place", ["file/net.pt", "folder"])
+def test_a_place_that_cannot_be_written_to_is_said_in_one_line(place, net, tmp_path):  # faults C
+    (tmp_path / "file").touch(), (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=f"{place}' cannot be written to") as error:
+        gfo.save(net, tmp_path / place)
+    assert "\n" not in str(error.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_every_text_file_is_read_and_written_in_utf8():  # faults D
     missing = []
     for path in ROOT.rglob("*.py"):

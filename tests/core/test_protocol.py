@@ -396,3 +396,44 @@ def test_a_copy_of_the_net_has_a_likelihood_of_its_own():
     twin.likelihood.log_sd.data += 1
     masks = gfo.sample(net, x, y, seed=0)
     assert not torch.equal(*(gfo.score(n, x, y, masks).log_lik for n in (net, twin)))
+
+
+def test_faults_a6_y_of_another_shape_is_not_spread_over_rows():
+    torch.manual_seed(0)
+    model, sites = toy_model(classes=2)
+    x, y = torch.randn(8, 6), torch.randn(8, 1)
+    net = gfo.attach(model, sites, "random", x, likelihood=gfo.Gaussian())
+    mixture = gfo.predictive(net, x)
+    with pytest.raises(ValueError, match=r"y has shape \(8,\), needs \(8, 1\)"):
+        mixture.log_prob(y[:, 0])  # it was (8,) of sums over rows, dozens of nats off
+    assert_close(mixture.log_prob(y.numpy()), mixture.log_prob(y))
+    assert mixture.log_prob(mixture.sample((5,))).shape == (5, 8)
+    labels = gfo.predictive(gfo.attach(*toy_model(), "random", x), x)
+    with pytest.raises(ValueError, match=r"y has shape \(8, 1\), needs \(8,\)"):
+        labels.log_prob(torch.zeros(8, 1, dtype=torch.long))
+
+
+def test_faults_a6_the_predictive_leaves_out_labels_of_minus_100():
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 1, 6, 6), torch.randint(0, 3, (4, 6, 6))
+    y[:, :2] = -100
+    net = gfo.attach(Segmenter(3), ["relu"], "random", x)
+    want = net.likelihood.predictive_log_lik(gfo.sample_logits(net, x), y)
+    assert_close(gfo.predictive(net, x).log_prob(y), want)
+
+
+class Own(gfo.Gaussian):
+    pass
+
+
+class OwnLabels(gfo.Categorical):
+    pass
+
+
+@pytest.mark.parametrize("own", [Own, OwnLabels])
+def test_faults_a12_a_likelihood_of_your_own_is_no_built_in_one(own, tmp_path):
+    model, sites = toy_model(classes=2)
+    net = gfo.attach(model, sites, "random", torch.randn(4, 6), likelihood=own())
+    gfo.save(net, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=rf"another likelihood: {own.__name__}\(\) there"):
+        gfo.load(tmp_path / "net.pt", toy_model(classes=2)[0], likelihood=own.__base__())

@@ -119,3 +119,31 @@ def test_a_copy_has_a_lock_of_its_own_and_an_exclusive_block_keeps_others_out():
             waiting.result(0.3)
         with net.exclusive():  # nested
             assert torch.equal(gfo.predict(net, xs[0]), want)
+
+
+class Headed(torch.nn.Module):
+    def __init__(self, body, classes):
+        super().__init__()
+        self.body, self.act = body, torch.nn.ReLU()
+        self.head = torch.nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.head(self.act(self.body(x)))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_two_networks_that_share_a_backbone_take_turns_too(copied):
+    """faults A1: KeyError 'forward', and the backbone's BatchNorm left in eval mode."""
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8))
+    x = torch.randn(16, 6)
+    nets = [gfo.attach(Headed(body, k), ["act"], "gflowout", x).train() for k in (2, 3)]
+    if copied:
+        body = (nets := copy.deepcopy(nets))[0].model.body
+        assert nets[1].model.body is body
+    want, before = [gfo.predict(net, x, 4) for net in nets], copy.deepcopy(body.state_dict())
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda i: gfo.predict(nets[i % 2], x, 4), range(200)))
+    assert all(torch.equal(answer, want[i % 2]) for i, answer in enumerate(got))
+    assert all(module.training for net in nets for module in net.modules())
+    assert all(torch.equal(v, before[k]) for k, v in body.state_dict().items())

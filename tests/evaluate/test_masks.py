@@ -240,3 +240,36 @@ def test_layer_dependence_agrees_with_enumeration():
     assert (joint <= units + 1e-6).all() and units.mean() > 0.05
     found = layer_dependence(net, x, y, samples=1500)
     assert found == pytest.approx([float(units.mean())], rel=0.07)
+
+
+# --- a network that answers NaN (faults A9): correlations and distances were 0, the rest NaN
+
+HELPERS = {
+    "correlations": lambda net, x, y: correlations(net, x, y, masks=8, permutations=9),
+    "distances": distances,
+    "divergences": masks.policy_divergences,
+    "keep": masks.keep_probabilities,
+    "dependence": layer_dependence,
+    "diagnose": lambda net, x, y: gfo.diagnose(net, x, y, 32),
+}
+
+
+@pytest.mark.parametrize("name", HELPERS)
+@pytest.mark.parametrize("where", ["q", "p", "model"])
+def test_nan_is_refused_not_averaged(name, where):
+    net, x, y = attached("gflowout")
+    with torch.no_grad():
+        next((net.model if where == "model" else getattr(net.method, where)).parameters())[0] = (
+            torch.nan
+        )
+    with pytest.raises(ValueError, match="the network answers NaN") as error:
+        HELPERS[name](net, x, y)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", HELPERS)
+def test_helpers_check_their_labels(name):
+    net, x, y = attached("gflowout")
+    for wrong in (y[:5], y + 9):
+        with pytest.raises(ValueError, match="y has shape|labels run"):
+            HELPERS[name](net, x, wrong)

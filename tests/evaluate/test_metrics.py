@@ -47,3 +47,12 @@ def test_reliability_recovers_ece_and_selective_accuracy_its_count():
     hits = [int(probs[i].argmax() == y[i]) for i in ranked]
     want = [np.mean(hits[:250]), np.mean(hits)]
     assert metrics.selective_accuracy(probs, y, (0.5, 1.0)) == pytest.approx(want)
+
+
+@pytest.mark.parametrize(
+    "y", [torch.tensor([0, -1]), torch.tensor([0, 2]), torch.tensor([0.0, 1.0])]
+)
+@pytest.mark.parametrize("score", [metrics.reliability, metrics.evaluate])
+def test_faults_a6_what_is_no_label_is_no_miss(score, y):
+    with pytest.raises(ValueError, match="are no class probabilities"):
+        score(torch.tensor([[0.5, 0.5], [0.25, 0.75]]), y)

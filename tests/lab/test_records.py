@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -105,7 +106,20 @@ def test_faults_a14_one_run_under_two_names_is_named(tmp_path):
     refused("is one of 'f'", records.read, "e", tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b'{"experiment": "e"', b"[1]", b"\xff\xfe"])
+@pytest.mark.parametrize("entry", [{"seed": 7}, {"method": "other"}, {"profile": "quick"}])
+def test_faults_a14_a_record_holds_what_its_name_says(entry, tmp_path):
+    path = put(tmp_path)
+    change(path, **entry)
+    refused(f"{path.name} holds what belongs into d_", records.read, "e", tmp_path)
+
+
+def test_faults_c_whole_numbers_of_numpy_are_metrics(tmp_path):
+    put(tmp_path, metrics={"count": np.int64(3), "counts": [np.int32(1)], "all": np.bool_(True)})
+    row = records.read("e", tmp_path).iloc[0]
+    assert (row["count"], row["counts"], row["all"]) == (3, [1], True)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"experiment": "e"', b"[1]", b"\xff\xfe", b"[" * 10**5])
 def test_faults_d_half_a_record_is_named(content, tmp_path):
     path = put(tmp_path)
     path.write_bytes(content)

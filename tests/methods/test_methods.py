@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import Net, all_masks, shake, toy_model
+from gfo_lab.experiments.job import Job
 from gfo_lab.experiments.training import train_members
 from torch import nn
 
@@ -245,11 +246,13 @@ def test_the_members_of_an_experiment_have_seeds_and_checkpoints_of_their_own(tm
         seen.append((seed, checkpoint))
         return mlp("ensemble"), pd.DataFrame({"epoch": [1]})
 
-    net, histories = train_members(train, 3, 7, tmp_path / "run.pt")
+    three = {"method": {"members": 3}}
+    job = Job("digits", "ensemble", 7, three, checkpoint=tmp_path / "run.pt")
+    net, histories = train_members(train, job)
     assert len(net.nets) == len(histories) == 3
     assert [path.name for _, path in seen] == ["run.0.pt", "run.1.pt", "run.2.pt"]
     assert len({seed for seed, _ in seen}) == 3
-    net, _ = train_members(train, 1, 7)
+    net, _ = train_members(train, Job("digits", "random", 7, {"method": {}}))
     assert isinstance(net, gfo.Attached) and seen[-1] == (7, None)
 
 

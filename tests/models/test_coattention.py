@@ -167,7 +167,7 @@ def test_the_papers_size_has_the_parameters_of_a_hand_count_and_takes_a_masked_s
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda net: gfo.predict(net, (torch.randn(3, 3, 7), inputs()[1])), "7 wide, this network"),
+        (lambda net: gfo.predict(net, (torch.randn(3, 3, 7), inputs()[1])), "7 wide, not 6"),
         (lambda net: gfo.predict(net, (inputs()[0], torch.ones(3, 9).long())), "have 9 tokens"),
         (lambda net: gfo.models.mcan(width=6, heads=4), "multiple of heads"),
         (lambda net: gfo.predict(net, padded(inputs(), tokens=3)), "6 tokens, the example had 5"),

@@ -605,3 +605,27 @@ def test_settings_that_are_none_are_refused(name):
     with pytest.raises(ValueError, match=message):
         gfo.fit(net, problem(8), **HOW | how)
     assert torch.equal(weights(net), before)
+
+
+def test_faults_c_batch_takes_numbers_of_numpy_and_flags_are_true_or_false():
+    torch.manual_seed(0)
+    x, y = torch.randn(10, 6), torch.arange(10) % 3
+    net = gfo.attach(*toy_model(), "random", x)
+    how = dict(epochs=1, progress=False, device="cpu")
+    assert len(gfo.fit(net, (x, y), batch=np.int32(4), **how)) == 1
+    for flag in ("bf16", "compile"):
+        with pytest.raises(ValueError, match=f"{flag} is 'no', needs to be True or False"):
+            gfo.fit(net, (x, y), **{flag: "no"}, **how)
+
+
+def test_faults_a9_batchnorm_is_not_reestimated_from_nan():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+    net = gfo.attach(model, ["2"], "random", torch.randn(8, 6))
+    with torch.no_grad():
+        model[0].weight[0] = torch.nan
+    with pytest.raises(ValueError, match=r"the network answers NaN: its 'model\.0\.weight'"):
+        gfo.train.reestimate(net, torch.randn(8, 6))
+    assert model[1].running_mean.isfinite().all() and model[1].momentum == 0.1
+    with pytest.raises(ValueError, match="batch is 2.5, needs to be"):
+        gfo.train.reestimate(net, torch.randn(8, 6), batch=2.5)

@@ -14,8 +14,8 @@ import gfo
 from gfo.core.noise import derive, generator
 from gfo.train.batchnorm import reestimate
 from gfo.train.fit import fit
-from gfo_lab.experiments.cifar import OUTSIDE, configuration, logits_of, scores
-from gfo_lab.experiments.job import Experiment, Job, register
+from gfo_lab.experiments.cifar import configuration, logits_of, scores
+from gfo_lab.experiments.job import Job, declare
 from gfo_lab.experiments.training import fitted
 from gfo_lab.recipe import AUGMENTS, make_net, recipe
 
@@ -46,19 +46,13 @@ def run(job: Job) -> dict[str, Any]:
     found = {"wrong_labels": float(wrong), "bf16": recipe(config, job.device)["bf16"]}
     found["noisy"] = tested(settled(net, splits, job), splits, job)
     for start in GENTLY:
-        rows = []
-        for count in config["labels"]:
-            rows.append(tested(learn(net, start, count, splits, job), splits, job))
+        nets = (learn(net, start, count, splits, job) for count in config["labels"])
+        rows = [tested(each, splits, job) for each in nets]
         found[start] = {key: [row[key] for row in rows] for key in rows[0]}
     return found
 
 
-ADAPTATION = register(Experiment(
-    "adaptation", "after noisy labels, learning again from few clean ones: Figure 2, bottom",
-    datasets=tuple(OUTSIDE),
-    methods=("random", "concrete", "contextual", "gflowout", "gflowout-literal", "id-gflowout"),
-    configs=configs, run=run, columns=("wrong_labels",),
-))  # fmt: skip
+ADAPTATION = declare("adaptation", configs, run)
 
 
 def with_noise(splits: gfo.data.Splits, share: float, seed: int) -> gfo.data.Splits:
@@ -93,14 +87,11 @@ def learn(
     else:
         net = make_net(splits, job.method, seed, config)
     rate = config["gently"][start] * config["lr"]["backbone"]
-    config = config | {"lr": config["lr"] | {"backbone": rate}}
+    job = job._replace(config=config | {"lr": config["lr"] | {"backbone": rate}})
     some = tuple(part[:count] for part in splits.train)
     checkpoint = job.checkpoint and job.checkpoint.with_suffix(f".{start}{count}.pt")
-    fit(
-        net, some, epochs=config["clean_epochs"], batch=config["batch"], lr=config["lr"], seed=seed,
-        device=job.device, checkpoint=checkpoint, progress=job.progress,
-        **recipe(config, job.device),
-    )  # fmt: skip
+    how = job.how_to_fit(seed, checkpoint, epochs=config["clean_epochs"])
+    fit(net, some, **how, **recipe(job.config, job.device))
     reestimate(net, some[0], augment=AUGMENTS[config["augment"]], seed=seed)
     return net
 

@@ -16,8 +16,9 @@ from gfo.core.objectives import OBJECTIVES
 from gfo.core.policies import POLICIES
 from gfo.evaluate.masks import policy_divergences
 from gfo.methods import create
+from gfo_lab import declared
 from gfo_lab.experiments.digits import EVERY
-from gfo_lab.experiments.job import Experiment, Job, register
+from gfo_lab.experiments.job import Job, declare
 
 BASE = dict(prior=0.5, masks=16)  # of GFlowOut; the rest is the paper's
 ON_POLICY = dict(temperature=1.0, random=0.0)
@@ -27,21 +28,14 @@ MAIN = [dict(objective=o, policy=p, **ON_POLICY) for o, p in product(OBJECTIVES,
 MAIN += [dict(policy=p) for p in POLICIES]  # the paper's objective and sampling
 
 SWEEP = [dict(temperature=t, random=r) for t, r in product((1.0, 2.0, 4.0), (0.0, 0.1, 0.3))]
-# Name of the change: (method, arguments that differ from BASE).
-ABLATIONS: dict[str, tuple[str, dict]] = {
-    "as in the paper": ("gflowout", {}),
-    "q without y": ("gflowout", dict(label=False)),
-    "q without earlier masks": ("gflowout", dict(earlier=False)),
-    "reads h before the layer": ("gflowout", dict(activation="before")),
-    "kept units rescaled": ("gflowout", dict(rescale=True)),
-    "one mask per step": ("gflowout", dict(masks=1)),
-    "learned prior, KL": ("gflowout", dict(prior=None)),
-    "learned prior, literal": ("gflowout-literal", dict(prior=None)),
-    "unit-wise": ("gflowout", UNITWISE),
-    "unit-wise, q without y": ("gflowout", UNITWISE | dict(label=False)),
-    "unit-wise, q without earlier masks": ("gflowout", UNITWISE | dict(earlier=False)),
-    "unit-wise, reads h before the layer": ("gflowout", UNITWISE | dict(activation="before")),
-}
+
+
+def ablation(method: str = "gflowout", **own: Any) -> tuple[str, dict[str, Any]]:
+    """A method and its arguments that differ from BASE."""
+    return method, {key: None if value == "learned" else value for key, value in own.items()}
+
+
+ABLATIONS = {name: ablation(**change) for name, change in declared(__file__).items()}
 LABELLED = ({}, dict(label=False), UNITWISE, UNITWISE | dict(label=False))
 WIDTHS = [(4, 4), (5, 5), (6, 6), (8, 8)]
 DEPTHS = [(12,), (6, 6), (4, 4, 4), (16,), (8, 8), (4, 4, 4, 4)]
@@ -52,14 +46,9 @@ MODES += [dict(objective=o, policy=p) for o, p in product(("vargrad", "subtb"), 
 
 
 def configuration(
-    method: str,
-    own: dict[str, Any],
-    *,
-    hidden: Sequence[int] = (5, 5),
-    points: int = 40,
-    labels: str = "own",
-    refuse_easy: bool = True,
-) -> dict[str, Any]:
+    method: str, own: dict[str, Any], *, hidden: Sequence[int] = (5, 5), points: int = 40,
+    labels: str = "own", refuse_easy: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """labels: "own", or "all" to ask each point for every class in turn. refuse_easy: take the
     first net that is a test, as `python -m gfo_lab audit` does."""
     made = create(method, **own)
@@ -100,9 +89,8 @@ def run(job: Job) -> dict[str, Any]:
     for name, log_prob in floors.items():
         found[f"{name}_tv"] = exact.total_variation(log_prob, log_posterior).mean()
         found[f"{name}_kl"] = exact.kl(log_prob, log_posterior).mean()
-    found |= {
-        k: sum(v) for k, v in policy_divergences(net, toy.x, toy.y, samples=20, seed=seed).items()
-    }
+    moved = policy_divergences(net, toy.x, toy.y, samples=20, seed=seed)
+    found |= {name: sum(by_site) for name, by_site in moved.items()}
     return {name: float(value) for name, value in found.items()}
 
 
@@ -124,7 +112,7 @@ def ablation_configs(dataset: str, method: str, profile: str) -> list[dict[str, 
             size = dict(hidden=hidden, points=20, refuse_easy=False)
             grid.append(configuration(method, BASE | own, **size))
     if not grid:
-        raise ValueError(f"no ablations of {method}: they are of {', '.join(ABLATED)}")
+        raise ValueError(f"no ablations of {method}: they are of {', '.join(ABLATION.methods)}")
     return list({str(config): config for config in grid}.values())
 
 
@@ -157,19 +145,7 @@ def run_modes(job: Job) -> dict[str, float]:
     return found | {f"mode_{name}": value for name, value in mass.items()}
 
 
-ABLATED = ("gflowout", "gflowout-literal")
-AUDIT = register(Experiment(
-    "audit", "is q the posterior? every method, objective and policy against all masks of a toy",
-    datasets=("iris",), methods=tuple(name for name in EVERY if create(name).stochastic),
-    configs=audit_configs, run=run, columns=("tv", "kl", "start_tv", "best_kl"),
-))  # fmt: skip
-ABLATION = register(Experiment(
-    "ablations", "the audit under one change at a time: temperature, label, width, depth",
-    datasets=("iris",), methods=ABLATED, configs=ablation_configs, run=run,
-    columns=("tv", "kl", "start_tv", "best_kl"),
-))  # fmt: skip
-MODE = register(Experiment(
-    "modes", "a network of two ways to the answer: which of two modes a trained q holds",
-    datasets=("two-ways",), methods=("gflowout",), configs=mode_configs, run=run_modes,
-    columns=("kl_two", "kl_reverse_two", "kl_one", "mode_greater", "mode_lesser"),
-))  # fmt: skip
+STOCHASTIC = [name for name in EVERY if create(name).stochastic]
+AUDIT = declare("audit", audit_configs, run, methods=STOCHASTIC)
+ABLATION = declare("ablations", ablation_configs, run)
+MODE = declare("modes", mode_configs, run_modes)

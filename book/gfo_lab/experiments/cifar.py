@@ -1,5 +1,6 @@
 """CIFAR under shift: every method on a ResNet-18, and one change at a time."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gfo.evaluate.uncertainty import SCORES, detection
 from gfo.train.batchnorm import reestimate
 from gfo_lab import declared
 from gfo_lab.experiments.digits import COVERAGES, EVERY, rotated
-from gfo_lab.experiments.job import Experiment, Job, base_config, register
+from gfo_lab.experiments.job import Job, base_config, declare
 from gfo_lab.experiments.training import fitted
 from gfo_lab.experiments.variations import Changes, vary, with_configs
 from gfo_lab.recipe import AUGMENTS, recipe
@@ -27,11 +28,7 @@ SETUPS = Registry("profile of the CIFAR experiments", ABOUT["setups"])
 SETUPS["long"] = {k: v for k, v in SETUPS["full"].items() if k != "epochs"}  # the budget's 60
 SETTINGS: dict[str, dict[str, Any]] = ABOUT["settings"]
 SITES = {"mc-improved": "*bn?"}  # behind every convolution; the others mask each block once
-OUTSIDE = {
-    "cifar10": ("svhn", "cifar100", "digits", "noise"),
-    "cifar100": ("svhn", "cifar10", "digits", "noise"),
-    "digits": ("photos", "noise"),
-}
+OUTSIDE: dict[str, list[str]] = ABOUT["outside"]
 VALID_SAMPLES = 5  # masks of the validation that picks the epoch
 MEMORY = {"cpu": 16 * 2**20}  # of a folded pass: 256 rows at width 16, which its cache likes
 
@@ -81,8 +78,9 @@ def logits_of(net: gfo.Attached | gfo.Ensemble, x: Tensor, job: Job) -> Tensor:
     return gfo.sample_logits(net, x, job.config["samples"], memory=memory)
 
 
-def members(net: gfo.Attached | gfo.Ensemble) -> list[gfo.Attached]:
-    return list(net.nets) if isinstance(net, gfo.Ensemble) else [net]
+def measured(net, x: Tensor, y: Tensor, job: Job) -> dict[str, float]:
+    """Scores of the mean over masks."""
+    return evaluate(net.likelihood.probs(logits_of(net, x, job)).mean(0), y)
 
 
 def settle(
@@ -92,14 +90,10 @@ def settle(
     under the statistics of the training ("trained") and after ("tested"), on the same images."""
     x, y = (part[: job.config["images"]] for part in splits.test)
     images = splits.train[0][: job.config["statistics"]]
-
-    def measured() -> dict[str, float]:
-        return evaluate(net.likelihood.probs(logits_of(net, x, job)).mean(0), y)
-
-    trained = measured()
-    for member in members(net):
+    trained = measured(net, x, y, job)
+    for member in getattr(net, "nets", [net]):  # of an ensemble
         reestimate(member, images, augment=AUGMENTS[job.config["augment"]], seed=job.seed)
-    return {"trained": trained, "tested": measured()}
+    return {"trained": trained, "tested": measured(net, x, y, job)}
 
 
 def scores(net, logits: Tensor, y: Tensor, suffix: str = "") -> dict[str, Any]:
@@ -121,8 +115,7 @@ def corrupted(net, splits: gfo.data.Splits, job: Job) -> dict[str, Any]:
                 changed = gfo.data.cifar_c(job.dataset, name, severity, job.root)[0][: len(x)]
             else:
                 changed = gfo.data.corrupt(raw, name, severity)
-            logits = logits_of(net, splits.normalised(changed), job)
-            rows.append(evaluate(net.likelihood.probs(logits).mean(0), y))
+            rows.append(measured(net, splits.normalised(changed), y, job))
         found |= {f"{key}_by_{name}": [row[key] for row in rows] for key in rows[0]}
     return found
 
@@ -144,24 +137,10 @@ def outside(net, inside: Tensor, splits: gfo.data.Splits, job: Job) -> dict[str,
     return found
 
 
-CIFAR = register(Experiment(
-    "cifar", "ResNet-18 on CIFAR: rotation, three corruptions by severity, sets from outside",
-    datasets=tuple(OUTSIDE), methods=EVERY, configs=lambda *about: [configuration(*about)], run=run,
-))  # fmt: skip
+CIFAR = declare("cifar", lambda *about: [configuration(*about)], run, methods=EVERY)
 
-FIGURE_5 = "BatchNorm–Conv–BatchNorm–Conv"
-KEPT = "keep 0.9"
-ON_POLICY = "keep 0.9, on-policy"  # the paper's q~ pulls a rate toward one half in training
-# Changes of the configuration of `cifar`, see `variations.vary`.
-ORDER: Changes = {FIGURE_5: {"order": "bn-conv"}}
-MORE: Changes = {KEPT: {"method": {"keep": 0.9}}}
-EXACTLY: Changes = {ON_POLICY: {"method": {"keep": 0.9, "temperature": 1.0, "random": 0.0}}}
-CHANGES = Registry("method with variations", {
-    "random": ORDER | MORE,
-    "deterministic": ORDER,
-    "contextual": MORE,
-    "gflowout": ORDER | MORE | EXACTLY,
-})  # fmt: skip
+CHANGES: Mapping[str, Changes] = Registry("method with variations", ABOUT["changes"])
+FIGURE_5, KEPT, ON_POLICY = CHANGES["gflowout"]  # which has them all
 
 
 def variants(dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
@@ -180,9 +159,6 @@ def recorded(change: str, dataset: str, profile: str, out: Path | None = None) -
     return with_configs("cifar-variations", configs, out, dataset=dataset, profile=profile)
 
 
-CIFAR_VARIATIONS = register(Experiment(
-    "cifar-variations",
-    "one change at a time on CIFAR: the block of Figure 5, the rate; measured as `cifar`",
-    datasets=tuple(OUTSIDE), methods=tuple(CHANGES), run=run,
-    configs=lambda *about: list(variants(*about).values()),
-))  # fmt: skip
+CIFAR_VARIATIONS = declare(
+    "cifar-variations", lambda *about: list(variants(*about).values()), run, methods=CHANGES
+)

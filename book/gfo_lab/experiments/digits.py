@@ -12,21 +12,15 @@ from gfo.data.transforms import add_noise, rotated
 from gfo.evaluate import masks, uncertainty
 from gfo.evaluate.metrics import evaluate, reliability, scored, selective_accuracy
 from gfo_lab.experiments import search
-from gfo_lab.experiments.job import Experiment, Job, base_config, register
+from gfo_lab.experiments.job import Job, base_config, declare
 from gfo_lab.experiments.training import fitted, mean_loss, probabilities
 
-DIGITS = ("mnist", "digits")  # images of 28×28
 ANGLES = tuple(map(float, range(0, 360, 15)))  # 24 of them
 ANGLE_IMAGES = 2000
 NOISE = (0.1, 0.2, 0.3, 0.4, 0.5)  # standard deviation in units of the pixel range
 MASKS = (1, 2, 5, 10, 20, 50)
 COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 POINTS = 500  # test images that the diagnostics of `masks` look at
-MASKED = ("random", "gflowout", "gflowout-literal", "id-gflowout")
-EVERY = (
-    "deterministic", "random", "mc-improved", "concrete", "contextual", "ensemble", "gflowout",
-    "gflowout-literal", "id-gflowout",
-)  # fmt: skip
 
 
 def default_configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
@@ -52,10 +46,7 @@ def run_rotation(job: Job) -> dict[str, Any]:
     return found | mean_loss(histories, best)
 
 
-ROTATION = register(Experiment(
-    "rotation", "MLP under each method's defaults; test images turned by uniform angles",
-    datasets=DIGITS, methods=MASKED, configs=default_configs, run=run_rotation,
-))  # fmt: skip
+ROTATION = declare("rotation", default_configs, run_rotation)
 
 
 def tuned_configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
@@ -109,10 +100,8 @@ def by_masks(net: gfo.Attached | gfo.Ensemble, splits: gfo.data.Splits) -> dict[
     return {f"{m}_by_masks": [s[m] for s in scores] for m in ("accuracy", "nll")}
 
 
-TABLE1 = register(Experiment(
-    "table1", "Table 1's MNIST rows and beyond: every method tuned; angles, noise, reliability",
-    datasets=DIGITS, methods=EVERY, configs=tuned_configs, run=run_table1,
-))  # fmt: skip
+TABLE1 = declare("table1", tuned_configs, run_table1)
+EVERY = TABLE1.methods
 
 
 def masked_configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
@@ -145,8 +134,4 @@ def run_masks(job: Job) -> dict[str, Any]:
     return found
 
 
-MASKS_LOOKED_AT = register(Experiment(
-    "masks", "what the masks of `rotation`'s networks do: A.2, Figure 6, nats, bounds",
-    datasets=DIGITS, methods=MASKED, configs=masked_configs, run=run_masks,
-    columns=("nll_p_clean", "nll_q_clean", "correlation_data"),
-))  # fmt: skip
+MASKS_LOOKED_AT = declare("masks", masked_configs, run_masks)

@@ -16,11 +16,10 @@ from gfo.core.rates import LEARNING_RATES
 from gfo.data.splits import data_root
 from gfo.evaluate.masks import policy_divergences
 from gfo.evaluate.metrics import evaluate
-from gfo.models.coattention import producers
 from gfo.train.fit import fit
 from gfo_lab.experiments import vqa_v2
 from gfo_lab.experiments.digits import EVERY
-from gfo_lab.experiments.job import Experiment, Job, method_config, register
+from gfo_lab.experiments.job import Job, declare, method_config
 from gfo_lab.experiments.training import mean_loss, train_members
 from gfo_lab.records import config_hash
 from gfo_lab.stats import clustered_error
@@ -42,10 +41,8 @@ def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
     """Settings are the defaults of each method, not tuned."""
     if dataset == "vqa-v2":
         return [vqa_v2.configuration(method, profile)]
-    named = {}
-    if method == "concrete":
-        named["consumers"] = producers(gfo.models.mcan(**gfo.models.arguments(MODEL))[0])
-    config = MODEL | {"method": method_config(method, **named), "batch": 64, "sigma": SIGMA}
+    own = vqa_v2.consumers(method, MODEL)
+    config = MODEL | {"method": method_config(method, **own), "batch": 64, "sigma": SIGMA}
     config["lr"] = LEARNING_RATES | {"backbone": 5e-4}
     return [config | (FULL if profile == "full" else TINY)]
 
@@ -66,37 +63,18 @@ def run(job: Job) -> dict[str, Any]:
         method = gfo.methods.create(job.method, **config["method"])
         start = warm_start(splits, job, seed)
         torch.manual_seed(derive(seed, "masks"))
-        net = gfo.attach(*start, method, example(splits))
-        return net, fit(
-            net, first(splits.train, config["questions"]), epochs=config["epochs"],
-            batch=config["batch"], lr=config["lr"], seed=seed, device=job.device,
-            checkpoint=checkpoint, progress=job.progress,
-        )  # fmt: skip
+        net = gfo.attach(*start, method, first(splits.train, 2)[0])
+        some = first(splits.train, config["questions"])
+        return net, fit(net, some, **job.how_to_fit(seed, checkpoint))
 
-    members = gfo.methods.create(job.method, **config["method"]).members
-    net, histories = train_members(train, members, job.seed, job.checkpoint)
+    net, histories = train_members(train, job)
     found = warm_figures(splits, job) | measure(net, splits, config)
     found |= mean_loss(histories, [h.iloc[-1] for h in histories])
     seconds = sum(float(h["seconds"].sum()) for h in histories)
     return found | {"epochs": config["epochs"], "train_s": seconds}
 
 
-EASY_VQA = register(Experiment(
-    "easy-vqa",
-    "questions about pictures: MCAN, clean and under feature noise; Table 2",
-    datasets=("easy-vqa", "vqa-v2"), methods=EVERY, configs=configs, run=run,
-    columns=("accuracy", "accuracy_noisy", "nll", "nll_noisy", "ece"),
-))  # fmt: skip
-
-
-def build(splits: VisualQuestions, config: dict) -> tuple[nn.Module, list[str]]:
-    sizes = dict(words=len(splits.words), classes=splits.classes)
-    return gfo.models.build(config["model"], **gfo.models.arguments(config) | sizes)
-
-
-def example(splits: VisualQuestions) -> tuple[Tensor, Tensor]:
-    (image, words), _ = splits.train
-    return image[:2], words[:2]
+EASY_VQA = declare("easy-vqa", configs, run, methods=EVERY)
 
 
 def first(part: tuple, count: int | None) -> tuple:
@@ -113,21 +91,17 @@ def warm_start(splits: VisualQuestions, job: Job, seed: int) -> tuple[nn.Module,
     folder = data_root(job.root) / "easy-vqa"
     path = folder / f"warm-{key}-split-{job.seed}-seed-{seed}.pt"
     torch.manual_seed(derive(seed, "init"))
-    model, sites = build(splits, config)
+    model, sites = vqa_v2.build(splits, config)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
             return gfo.load(path, model).detach(), sites
-        net = gfo.attach(
-            model, sites, gfo.methods.create("random", keep=warm["keep"]), example(splits)
-        )
-        progress = path.with_suffix(".run.pt")
+        plain = gfo.methods.create("random", keep=warm["keep"])
+        net = gfo.attach(model, sites, plain, first(splits.train, 2)[0])
+        progress, some = path.with_suffix(".run.pt"), first(splits.train, config["questions"])
+        how = dict(batch=warm["batch"], lr={"backbone": warm["lr"]})
         for epochs in range(1, warm["most"] + 1):
-            fit(
-                net, first(splits.train, config["questions"]), epochs=epochs, batch=warm["batch"],
-                lr={"backbone": warm["lr"]}, seed=seed, device=job.device, checkpoint=progress,
-                progress=job.progress,
-            )  # fmt: skip
+            fit(net, some, **job.how_to_fit(seed, progress, epochs=epochs, **how))
             if masks_off(net.model, splits.valid) >= warm["target"]:
                 break
         gfo.save(net.cpu(), path)
@@ -174,8 +148,7 @@ def measure(
     for metric in ("accuracy", "nll"):
         found[f"{metric}_by_noise"] = [evaluate(p, y)[metric] for p, y, _ in sweep]
     if isinstance(net, gfo.Attached):
-        (image, words), y = splits.test
-        found |= policy_divergences(net, (image[:300], words[:300]), y[:300])
+        found |= policy_divergences(net, *first(splits.test, 300))
     return found
 
 

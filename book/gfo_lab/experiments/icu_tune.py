@@ -14,16 +14,13 @@ from torch import Tensor
 import gfo
 from gfo.core.noise import derive
 from gfo_lab.experiments import search
-from gfo_lab.experiments.job import Experiment, Job, register
+from gfo_lab.experiments.job import Job, declare
 from gfo_lab.experiments.training import fitted
 from gfo_lab.experiments.variations import with_configs
-from gfo_lab.icu import synthetic
 from gfo_lab.icu.cohort import Cohort, Rules, cohort
 from gfo_lab.icu.hospitals import MIN_STAYS, by_hospital, draw_parts
 from gfo_lab.resumable import one_by_one
 
-WARDS = ("eicu-demo", "eicu", synthetic.NAME)
-BASELINES = ("majority", "logistic")
 LOGISTIC = [{"C": c} for c in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)]
 FIRST = 100  # tuning splits are numbers 100, 101, …; those that are reported 0, 1, …
 
@@ -79,12 +76,6 @@ def predictor(splits: gfo.data.Splits, job: Job, number: int) -> Callable[[Tenso
     return lambda x: gfo.predict(net, x, config["samples"])[:, 1].cpu().double().numpy()
 
 
-def weighted_nll(prob: np.ndarray, y: Tensor, weights: list[float]) -> float:
-    """What early stopping watches too: mean −w_y log of the predictive at y, nats."""
-    p = torch.from_numpy(np.stack([1 - prob, prob], 1))
-    return float(gfo.Categorical(weights).predictive_nll(p, y).mean())
-
-
 def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
     """One record per method, which holds its whole grid."""
     grid = [configuration(method, point, profile) for point in space(method)]
@@ -102,21 +93,19 @@ def run(job: Job) -> dict[str, Any]:
         one = job._replace(config=config)
         return float(np.mean([valid_nll(split_of(one, i), one, i) for i in numbers]))
 
-    return {
-        "tune_nll": one_by_one(job.config["grid"], score, job.partial, job.method, job.progress)
-    }
+    grid = job.config["grid"]
+    return {"tune_nll": one_by_one(grid, score, job.partial, job.method, job.progress)}
 
 
-ICU_TUNE = register(Experiment(
-    "icu-tune", "the search on the ICU cohort, by the validation hospitals of splits not reported",
-    datasets=WARDS, methods=("logistic", *search.SPACES), configs=configs, run=run,
-    baselines=("logistic",), columns=(),
-))  # fmt: skip
+ICU_TUNE = declare("icu-tune", configs, run, methods=("logistic", *search.SPACES))
 
 
 def valid_nll(splits: gfo.data.Splits, job: Job, number: int) -> float:
-    x, y = splits.valid
-    return weighted_nll(predictor(splits, job, number)(x), y, balanced(splits.train[1]))
+    """What early stopping watches too: mean −w_y log of the predictive at y, nats."""
+    (x, y), likelihood = splits.valid, gfo.Categorical(balanced(splits.train[1]))
+    prob = predictor(splits, job, number)(x)
+    both = torch.from_numpy(np.stack([1 - prob, prob], 1))
+    return float(likelihood.predictive_nll(both, y).mean())
 
 
 def chosen(method: str, dataset: str, out: Path | None = None) -> dict[str, Any]:

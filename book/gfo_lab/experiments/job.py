@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import gfo
 from gfo.core.rates import LEARNING_RATES
 from gfo.core.registry import Registry
+from gfo_lab import declared
 from gfo_lab.profiles import budget
 
+ABOUT = declared(__file__, "experiments.toml")
 EXPERIMENTS = Registry("experiment")
 
 
@@ -35,6 +37,14 @@ class Job(NamedTuple):
         """The data set, split by the run's seed; config["data"] holds arguments of its own."""
         how = self.config.get("data", {})
         return gfo.data.load(self.dataset, root=self.root, seed=self.seed, **how)
+
+    def how_to_fit(self, seed: int, checkpoint: Path | None, **own: Any) -> dict[str, Any]:
+        """Keywords of `fit`: the config's budget and rates, or those that are given, and where it
+        runs."""
+        budget = {key: self.config[key] for key in ("epochs", "batch", "lr")} | own
+        return budget | dict(
+            seed=seed, device=self.device, checkpoint=checkpoint, progress=self.progress
+        )
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,13 @@ def register(experiment: Experiment) -> Experiment:
     """File the experiment under its name, for the command, for sweeps and for tests."""
     EXPERIMENTS[experiment.name] = experiment
     return experiment
+
+
+def declare(name: str, configs: Callable, run: Callable, **own: Any) -> Experiment:
+    """Register an experiment of `experiments.toml`; `own` are entries that a module works out."""
+    about = ABOUT[name] | own
+    lists = {key: tuple(value) for key, value in about.items() if key != "about"}
+    return register(Experiment(name, configs=configs, run=run, **about | lists))
 
 
 def method_config(method: str, **own: Any) -> dict[str, Any]:

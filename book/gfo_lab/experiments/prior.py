@@ -8,25 +8,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gfo.core.files import read_json, write_json
 from gfo.core.rates import LEARNING_RATES
 from gfo.evaluate.masks import policy_divergences
 from gfo.train.fit import fit, predictive_nll
-from gfo_lab.experiments.digits import DIGITS
-from gfo_lab.experiments.job import Experiment, Job, base_config, register
+from gfo_lab.experiments.job import Job, base_config, declare
 from gfo_lab.experiments.search import MLP
 from gfo_lab.recipe import make_net
+from gfo_lab.resumable import one_by_one
 
 GRID = [(rate, beta) for beta in (1.0, 10.0) for rate in (1e-3, 3e-3, 1e-2)]
 EPOCHS = 20  # twelve runs of a learning curve, not of a final score
-METHODS = ("gflowout", "gflowout-literal")
 POINTS = 500  # validation images on which nats are measured
 
 
 def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
     """The grid of rates and exponents."""
-    if method not in METHODS:
-        raise ValueError(f"{method} has no exponent of the likelihood: {', '.join(METHODS)}")
+    if method not in PRIOR.methods:
+        raise ValueError(f"{method} has no exponent of the likelihood: {', '.join(PRIOR.methods)}")
     grid = []
     for rate, beta in GRID:
         config = MLP | base_config(method, profile, beta=beta)
@@ -42,33 +40,25 @@ def run(job: Job) -> dict[str, Any]:
     splits, seed, config = job.splits(), job.seed, job.config
     net = make_net(splits, job.method, seed, config)
     x, y = (part[:POINTS] for part in splits.valid)
-    series: dict[str, list[float]] = {"p_moved": [], "q_from_p": [], "valid_nll": []}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = job.checkpoint or Path(folder) / "run.pt"
-        measured = job.partial or checkpoint.with_suffix(".json")
-        if measured.exists():
-            series = read_json(measured)
 
         def trained(epochs: int) -> pd.DataFrame:
             """The history up to there; what the checkpoint holds is not trained again."""
-            return fit(
-                net, splits.train, epochs=epochs, batch=config["batch"], lr=config["lr"],
-                seed=seed, device=job.device, checkpoint=checkpoint, progress=job.progress,
-            )  # fmt: skip
+            return fit(net, splits.train, **job.how_to_fit(seed, checkpoint, epochs=epochs))
 
-        for epoch in range(len(series["p_moved"]) + 1, config["epochs"] + 1):
-            trained(epoch)
+        def measured(epochs: int) -> dict[str, float]:
+            trained(epochs)
             nats = policy_divergences(net, x, y, samples=2, seed=seed)
-            series["p_moved"].append(float(np.sum(nats["p_moved"])))
-            series["q_from_p"].append(float(np.sum(nats["q_from_p"])))
-            series["valid_nll"].append(predictive_nll(net, splits.valid, config["samples"]))
-            write_json(measured, series)
+            moved = {name: float(np.sum(nats[name])) for name in ("p_moved", "q_from_p")}
+            return moved | {"valid_nll": predictive_nll(net, splits.valid, config["samples"])}
+
+        epochs = range(1, config["epochs"] + 1)
+        rows = one_by_one(epochs, measured, job.partial, job.method, progress=False)
         history = trained(config["epochs"])
+    series = {name: [row[name] for row in rows] for name in rows[0]}
     series |= {"tb": list(history["tb"]), "nll": list(history["nll"])}
     return {name: [round(v, 6) for v in values] for name, values in series.items()}
 
 
-PRIOR = register(Experiment(
-    "prior", "(q, p) epoch by epoch over learning rates of the masks and likelihood exponents",
-    datasets=DIGITS, methods=METHODS, configs=configs, run=run, columns=(),
-))  # fmt: skip
+PRIOR = declare("prior", configs, run)

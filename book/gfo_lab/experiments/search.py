@@ -8,7 +8,7 @@ from typing import Any
 from gfo.core.rates import LEARNING_RATES
 from gfo.train.fit import predictive_nll
 from gfo_lab import declared, records
-from gfo_lab.experiments.job import Experiment, Job, base_config, register
+from gfo_lab.experiments.job import Job, base_config, declare
 from gfo_lab.experiments.training import fitted
 
 MLP = {"model": "mlp", "hidden": [300, 100]}  # the paper's on MNIST
@@ -76,8 +76,4 @@ def run(job: Job) -> dict[str, Any]:
     return {"tune_nll": round(nll, 6), "epochs": sum(map(len, histories))}
 
 
-TUNE = register(Experiment(
-    "tune", "the search on digits: eight configurations per method, by tuning NLL",
-    datasets=("mnist", "digits"), methods=tuple(SPACES), configs=configs, run=run,
-    columns=("tune_nll", "epochs"),
-))  # fmt: skip
+TUNE = declare("tune", configs, run, methods=SPACES)

@@ -23,14 +23,12 @@ def fitted(
     def train(seed: int, checkpoint: Path | None) -> tuple[gfo.Attached, pd.DataFrame]:
         net = make_net(splits, job.method, seed, config, likelihood)
         return net, fit(
-            net, splits.train, splits.valid, epochs=config["epochs"], batch=config["batch"],
-            patience=config["patience"], lr=config["lr"], seed=seed,
-            samples=config.get("valid_samples", config["samples"]), device=job.device,
-            checkpoint=checkpoint, progress=job.progress, **recipe(config, job.device),
+            net, splits.train, splits.valid, patience=config["patience"],
+            samples=config.get("valid_samples", config["samples"]),
+            **job.how_to_fit(seed, checkpoint), **recipe(config, job.device),
         )  # fmt: skip
 
-    members = gfo.methods.create(job.method, **config["method"]).members
-    return train_members(train, members, job.seed, job.checkpoint)
+    return train_members(train, job)
 
 
 def probabilities(net: gfo.Attached | gfo.Ensemble, x: Tensor, samples: int, **how: Any) -> Tensor:
@@ -47,26 +45,23 @@ def mean_loss(histories: list[pd.DataFrame], rows: list[pd.Series]) -> dict[str,
 
 
 def train_members(
-    train: Callable[[int, Path | None], tuple[gfo.Attached, Any]],
-    members: int,
-    seed: int,
-    checkpoint: Path | None = None,
+    train: Callable[[int, Path | None], tuple[gfo.Attached, Any]], job: Job
 ) -> tuple[gfo.Attached | gfo.Ensemble, list[Any]]:
     """One network, or an ensemble of several that differ in their seed alone.
 
     Args:
-        train: `train(seed, checkpoint)` gives a trained network and its history.
-        members: How many; 1 calls `train` with `seed` and `checkpoint` themselves.
-        seed: From which each member derives a seed of its own.
-        checkpoint: From which each member derives a file of its own.
+        train: `train(seed, checkpoint)` gives a trained network and its history. A single one gets
+            the job's own; each member of an ensemble gets a seed and a file derived from them.
+        job: Its method says how many members there are.
 
     Returns:
         The network or the ensemble, and one history per member.
     """
+    members, file = gfo.methods.create(job.method, **job.config["method"]).members, job.checkpoint
     if members == 1:
-        net, history = train(seed, checkpoint)
+        net, history = train(job.seed, file)
         return net, [history]
-    seeds = [derive(seed, "member", k) for k in range(members)]
-    files = [checkpoint and checkpoint.with_suffix(f".{k}.pt") for k in range(members)]
+    seeds = [derive(job.seed, "member", k) for k in range(members)]
+    files = [file and file.with_suffix(f".{k}.pt") for k in range(members)]
     nets, histories = zip(*map(train, seeds, files), strict=True)
     return gfo.Ensemble(nets), list(histories)

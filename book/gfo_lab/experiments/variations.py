@@ -9,8 +9,8 @@ import pandas as pd
 
 from gfo.core.registry import Registry
 from gfo_lab import declared, records
-from gfo_lab.experiments.digits import DIGITS, run_rotation, run_table1, tuned_configs
-from gfo_lab.experiments.job import Experiment, method_config, register
+from gfo_lab.experiments.digits import run_rotation, run_table1, tuned_configs
+from gfo_lab.experiments.job import declare, method_config
 
 Changes = Mapping[str, dict[str, Any]]  # name of the change: what differs, see `vary`
 
@@ -67,14 +67,7 @@ def start_configs(dataset: str, method: str, profile: str) -> list[dict[str, Any
     return list(variants(dataset, method, profile, STARTS).values())
 
 
-VARIATIONS = register(Experiment(
-    "variations",
-    "one change at a time to the tuned GFlowOut and plain dropout, measured as `rotation`",
-    datasets=DIGITS, methods=tuple(CHANGES), run=run_rotation,
-    configs=lambda *about: list(variants(*about).values()),
-))  # fmt: skip
-VARIED_STARTS = register(Experiment(
-    "starts",
-    "the tuned GFlowOut from plain dropout's rate, tempered or not, measured as `table1`",
-    datasets=DIGITS, methods=("gflowout",), configs=start_configs, run=run_table1,
-))  # fmt: skip
+VARIATIONS = declare(
+    "variations", lambda *about: list(variants(*about).values()), run_rotation, methods=CHANGES
+)
+VARIED_STARTS = declare("starts", start_configs, run_table1)

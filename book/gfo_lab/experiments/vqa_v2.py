@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import gfo
@@ -28,35 +28,39 @@ BATCH = 256  # questions of one prediction
 def configuration(method: str, profile: str) -> dict[str, Any]:
     """Every method under its defaults; not tuned. Without early stopping: all epochs run."""
     sizes = SIZES | (TINY if profile == "quick" else dict(epochs=13, batch=64))
-    named = {}
-    if method == "concrete":
-        named["consumers"] = producers(gfo.models.mcan(**gfo.models.arguments(sizes))[0])
-    config = base_config(method, profile, **named) | sizes | {"sigma": 1.0}
+    config = base_config(method, profile, **consumers(method, sizes)) | sizes | {"sigma": 1.0}
     return config | {"lr": LEARNING_RATES | {"backbone": 1e-4}}
+
+
+def consumers(method: str, sizes: dict[str, Any]) -> dict[str, Any]:
+    """What concrete dropout is told of an MCAN, as argument of the method: who reads each site."""
+    if method != "concrete":
+        return {}
+    return {"consumers": producers(gfo.models.mcan(**gfo.models.arguments(sizes))[0])}
+
+
+def build(splits: VisualQuestions, config: dict[str, Any]) -> tuple[nn.Module, list[str]]:
+    """The network of a config for the words and answers of a data set, and its sites."""
+    sizes = dict(words=len(splits.words), classes=splits.classes)
+    return gfo.models.build(config["model"], **gfo.models.arguments(config) | sizes)
 
 
 def run(job: Job) -> dict[str, Any]:
     """Leave-one-out accuracy in [0, 1] of val2014, overall and by kind, clean and "_noisy"; nll of
     the soft targets in nats per question."""
     splits, config = job.splits(), job.config
-    sizes = gfo.models.arguments(config)
-    sizes |= dict(words=len(splits.words), classes=splits.classes)
 
     def train(seed: int, checkpoint: Path | None) -> tuple[gfo.Attached, pd.DataFrame]:
         torch.manual_seed(derive(seed, "init"))
-        model, sites = gfo.models.build(config["model"], **sizes)
+        model, sites = build(splits, config)
         # `fit` seeds the loader's generator anew each epoch
         batches = DataLoader(splits.train, config["batch"], True, generator=torch.Generator())
         method = gfo.methods.create(job.method, **config["method"])
         (x, _) = next(iter(DataLoader(splits.train, 2)))
         net = gfo.attach(model, sites, method, x, likelihood=gfo.SoftTargets())
-        return net, fit(
-            net, batches, epochs=config["epochs"], lr=config["lr"], seed=seed, device=job.device,
-            checkpoint=checkpoint, progress=job.progress,
-        )  # fmt: skip
+        return net, fit(net, batches, **job.how_to_fit(seed, checkpoint))
 
-    members = gfo.methods.create(job.method, **config["method"]).members
-    net, histories = train_members(train, members, job.seed, job.checkpoint)
+    net, histories = train_members(train, job)
     found = mean_loss(histories, [h.iloc[-1] for h in histories])
     for suffix, sigma in (("", 0.0), ("_noisy", config["sigma"])):
         scores = tested(net, splits, sigma, config["samples"])
@@ -82,6 +86,5 @@ def noisy(image: Tensor, sigma: float, which: list[int]) -> Tensor:
     """Image tokens (n, T, D) plus sigma times normal noise, the same for all questions about one
     image, whatever block they are in; padding stays padding."""
     noise = [torch.randn(image.shape[1:], generator=generator(0, "noise", i)) for i in which]
-    return torch.where(
-        (image != 0).any(-1, keepdim=True), image + sigma * torch.stack(noise), image
-    )
+    there = (image != 0).any(-1, keepdim=True)
+    return torch.where(there, image + sigma * torch.stack(noise), image)

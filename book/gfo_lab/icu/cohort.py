@@ -25,16 +25,14 @@ class Funnel:
 
     def count(self, table: str, rule: str, argument: str, dropped: int, left: int) -> None:
         entry = self.rows.setdefault((table, rule, argument), [0, 0])
-        entry[0] += int(dropped)
-        entry[1] += int(left)
+        entry[0] += dropped
+        entry[1] += left
 
     def drop(self, frame: pd.DataFrame, table: str, rule: str, argument: str, bad) -> pd.DataFrame:
         """`frame` without the rows where `bad`, which None says is not asked for."""
-        if bad is None:
-            self.count(table, rule, argument, 0, len(frame))
-            return frame
-        self.count(table, rule, argument, bad.sum(), (~bad).sum())
-        return frame[~bad]
+        kept = frame if bad is None else frame[~bad]
+        self.count(table, rule, argument, len(frame) - len(kept), len(kept))
+        return kept
 
     def table(self) -> pd.DataFrame:
         columns = ["table", "rule", "argument", "dropped", "left"]
@@ -139,11 +137,10 @@ def read_stays(where: Path, rules: Rules, funnel: Funnel) -> pd.DataFrame:
                         again if rules.first_stay else None)  # fmt: skip
     short = table["unitdischargeoffset"] < 60 * rules.min_hours
     table = funnel.drop(table, "patient", f"shorter than {rules.min_hours} h", "min_hours", short)
-    return pd.DataFrame({
-        "hospital": table["hospitalid"].to_numpy(), "patient": table["uniquepid"].to_numpy(),
-        "died": table["died"].astype(int).to_numpy(),
-        "minutes": table["unitdischargeoffset"].to_numpy(),
-    }, index=pd.Index(table["patientunitstayid"], name="stay"))  # fmt: skip
+    names = {"patientunitstayid": "stay", "hospitalid": "hospital", "uniquepid": "patient",
+             "unitdischargeoffset": "minutes"}  # fmt: skip
+    found = table.rename(columns=names).set_index("stay").astype({"died": int})
+    return found.filter(["hospital", "patient", "died", "minutes"])
 
 
 def read_orders(

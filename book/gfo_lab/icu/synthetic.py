@@ -3,6 +3,7 @@ comes out of them says anything about patients."""
 
 import functools
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 NAME = "icu-synthetic"
 # Name, share of stays that get it, what one unit of severity adds to its log-odds.
 DRUGS = pd.read_csv(Path(__file__).with_suffix(".csv"))
-OTHERS = 30  # drugs that say nothing
+OTHERS = 30  # drugs that say nothing, as `names_of` names them
 TAILS = ("", " inj", " 10 mg po tabs", " 5 mg/ml iv soln")
 
 
@@ -65,9 +66,7 @@ def given(rng, severity, hospital, hospitals) -> tuple[np.ndarray, np.ndarray]:
 
 
 def names_of(drug: np.ndarray) -> np.ndarray:
-    known = [*DRUGS["name"]] + [
-        f"drug {'abcdefghij'[k // 10]}{'abcdefghij'[k % 10]}" for k in range(OTHERS)
-    ]
+    known = [*DRUGS["name"], *(f"drug {a}{b}" for a, b in product("abc", "abcdefghij"))]
     return np.array(known, dtype=object)[drug]
 
 

@@ -57,12 +57,11 @@ def wheel() -> Path:
     """The data of the installed package, found without importing it: the wheel brings a top-level
     package `test` along, which nobody should run into."""
     try:
-        folder = Path(metadata.distribution("easy-vqa").locate_file("easy_vqa/data"))
+        return Path(metadata.distribution("easy-vqa").locate_file("easy_vqa/data"))
     except metadata.PackageNotFoundError:
         raise FileNotFoundError(
             "easy-VQA is not installed: pip install easy-vqa==1.0, a wheel of 3 MB"
         ) from None
-    return folder
 
 
 def questions(folder: Path) -> pd.DataFrame:

@@ -82,13 +82,12 @@ class Words:
 
 def numbers_of(answers: Sequence[str], known: Sequence[str]) -> Tensor:
     """(n,) answers as places in `known`; ValueError naming the first that is not there."""
-    number = {answer: i for i, answer in enumerate(known)}
-    for row, answer in enumerate(answers):
-        if answer not in number:
-            raise ValueError(
-                f"answer {row}, {answer!r}, is none of the {len(known)} of the vocabulary"
-            )
-    return torch.tensor([number[answer] for answer in answers])
+    found = pd.Index(known).get_indexer(pd.Index(answers))  # -1 where it is not there
+    if (found < 0).any():
+        row = int(found.argmin())
+        said = f"answer {row}, {answers[row]!r}"
+        raise ValueError(f"{said}, is none of the {len(known)} of the vocabulary")
+    return torch.from_numpy(found)
 
 
 def add_noise(image: Tensor, sigma: float, which: Sequence[int] | Tensor) -> Tensor:

@@ -34,10 +34,8 @@ def features(images: Tensor, train: Tensor, labels: dict[str, Tensor], seed: int
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "stem"))
         net = stem()
-        heads = nn.ModuleDict(
-            {name: nn.Linear(WIDTHS[-1], int(y.max()) + 1) for name, y in labels.items()}
-        )
-        learn(net, heads, x, train, labels, seed)
+        heads = {name: nn.Linear(WIDTHS[-1], int(y.max()) + 1) for name, y in labels.items()}
+        learn(net, nn.ModuleDict(heads), x, train, labels, seed)
     net.eval()
     with torch.no_grad():
         maps = torch.cat([net(part) for part in x.split(500)])

@@ -73,29 +73,26 @@ def vqa_v2(root: str | Path | None = None, seed: int = 0) -> VisualQuestions:
 
 def table_of(folder: Path, part: str) -> pd.DataFrame:
     """The questions of a part, a row each: question_id, text, image, kind, answers, usual, part."""
-    path = folder / ANNOTATIONS.format(part)
-    columns = ("question_id", "image_id", "answer_type", "multiple_choice_answer", "answers")
-    said = {entry["question_id"]: entry for entry in entries(path, "annotations", columns)}
-    rows = []
+    columns = ["question_id", "image_id", "answer_type", "multiple_choice_answer", "answers"]
+    said = entries(folder / ANNOTATIONS.format(part), "annotations", columns)
     path = folder / QUESTIONS.format(part)
-    for asked in entries(path, "questions", ("question_id", "image_id", "question")):
-        number = asked["question_id"]
-        if number not in said:
-            raise ValueError(f"question {number} of {path.name} has no annotation")
-        entry = said[number]
-        if entry["image_id"] != asked["image_id"]:
-            raise ValueError(f"question {number} is about two images in the files of {part}")
-        given = [answer["answer"] for answer in entry["answers"]]
-        rows.append(
-            (number, asked["question"], asked["image_id"], entry["answer_type"], given,
-             normal(entry["multiple_choice_answer"]), part)
-        )  # fmt: skip
-    names = ["question_id", "text", "image", "kind", "answers", "usual", "part"]
-    return pd.DataFrame(rows, columns=names)
+    asked = entries(path, "questions", ["question_id", "image_id", "question"])
+    table = asked.merge(said, "left", "question_id", suffixes=("", "_said"))
+    number = table["question_id"]
+    if lost := list(number[table["answers"].isna()]):
+        raise ValueError(f"question {lost[0]} of {path.name} has no annotation")
+    if odd := list(number[table["image_id"] != table["image_id_said"]]):
+        raise ValueError(f"question {odd[0]} is about two images in the files of {part}")
+    return pd.DataFrame({
+        "question_id": number, "text": table["question"], "image": table["image_id"],
+        "kind": table["answer_type"], "part": part,
+        "answers": [[answer["answer"] for answer in given] for given in table["answers"]],
+        "usual": table["multiple_choice_answer"].map(normal),
+    })  # fmt: skip
 
 
-def entries(path: Path, key: str, columns: tuple[str, ...]) -> list[dict]:
-    """The list under `key` of a JSON file, each entry of which has the columns."""
+def entries(path: Path, key: str, columns: list[str]) -> pd.DataFrame:
+    """The list under `key` of a JSON file as a table, each entry of which has the columns."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -105,7 +102,7 @@ def entries(path: Path, key: str, columns: tuple[str, ...]) -> list[dict]:
     for entry in content[key]:
         if lost := [column for column in columns if column not in entry]:
             raise ValueError(f"an entry of {path.name} lacks {', '.join(lost)}")
-    return content[key]
+    return pd.DataFrame(content[key], columns=columns)
 
 
 def vocabulary(folder: Path, tables: pd.DataFrame) -> list[str]:
