@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from gfo_lab.experiments import audit
+from gfo_lab.experiments.job import Job
 
 import gfo
 from gfo.audit import exact, layerwise_optimum, modes
@@ -87,3 +89,14 @@ def test_reverse_mean_field_holds_one_mode_and_the_forward_one_smears():
     keep = float((log_post.exp() @ masks)[0, 0])
     torch.testing.assert_close(flat[1:3], torch.full((2,), keep**4 * (1 - keep**4)).double())
     assert flat[0] > 0.4
+
+
+def test_a_record_of_modes_says_where_the_mass_of_q_is():
+    config = dict(units=[2, 2], method=dict(prior=0.5, masks=4), steps=2, lr=0.01)
+    found = audit.run_modes(Job("two-ways", "gflowout", 0, config))
+    mass = [found[f"mode_{name}"] for name in ("greater", "lesser", "neither", "both")]
+    assert sum(mass) == pytest.approx(1) and mass[0] >= mass[1]
+    # two steps from fair coins: each of the four bits is kept half of the time
+    assert mass == pytest.approx([3 / 16, 3 / 16, 9 / 16, 1 / 16], abs=0.05)
+    grid = audit.mode_configs("two-ways", "gflowout", "full")
+    assert len({str(each) for each in grid}) == len(grid) == 19
