@@ -2,5 +2,14 @@
 
 from gfo.core.lazy import lazily
 
-MODULES = ("broken", "diagnose", "exact", "exact_audit", "layerwise_optimum", "toys", "trial")
+MODULES = (
+    "broken",
+    "diagnose",
+    "exact",
+    "exact_audit",
+    "layerwise_optimum",
+    "modes",
+    "toys",
+    "trial",
+)
 __getattr__ = lazily(__name__, MODULES)

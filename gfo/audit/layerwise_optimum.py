@@ -76,6 +76,30 @@ def best_layerwise(
     return torch.cat(found), spread
 
 
+def forward_layerwise(log_reward: Tensor, widths: Sequence[int]) -> Tensor:
+    """The layer-factorised q of least KL(posterior ‖ q) for each point, in closed form.
+
+    Each bit has the posterior's own probability given the earlier layers. One layer of all bits
+    gives the best mean-field q, which has the posterior's marginals; layers of one bit give the
+    posterior itself.
+
+    Args:
+        log_reward: (B, 2^M); the posterior is R normalised.
+        widths: Bits of each layer.
+
+    Returns:
+        log q (B, 2^M).
+    """
+    prob, tables, done = log_reward.softmax(1), [], 0
+    for width in widths:
+        joint = prob.view(len(prob), 2**done, 2**width, -1).sum(3)  # (B, prefix, layer)
+        (masks,) = exact.all_masks([width])
+        keep = joint @ masks.to(joint) / joint.sum(2, keepdim=True)
+        tables.append(keep.logit(1e-12))  # a finite logit for a bit that is certain
+        done += width
+    return log_prob(tables)
+
+
 def tempered_fixed_point(
     log_reward: Tensor, widths: Sequence[int], *, temperature: float = 2.0, random: float = 0.1
 ) -> tuple[Tensor, Tensor]:

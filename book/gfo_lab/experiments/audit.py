@@ -1,6 +1,6 @@
 """Is q the posterior? One trained toy net a record, held against all its masks: every objective,
-policy and method ("audit"), and one change at a time to the paper's method and to the net
-("ablations")."""
+policy and method ("audit"), one change at a time to the paper's method and to the net
+("ablations"), and a posterior of two modes ("modes")."""
 
 import functools
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gfo.audit import exact, toys, trial
+from gfo.audit import exact, modes, toys, trial
 from gfo.audit.exact_audit import figures, truth
 from gfo.audit.layerwise_optimum import best_layerwise, tempered_fixed_point
 from gfo.core.objectives import OBJECTIVES
@@ -39,6 +39,10 @@ ABLATIONS = {name: ablation(**change) for name, change in declared(__file__).ite
 LABELLED = ({}, dict(label=False), UNITWISE, UNITWISE | dict(label=False))
 WIDTHS = [(4, 4), (5, 5), (6, 6), (8, 8)]
 DEPTHS = [(12,), (6, 6), (4, 4, 4), (16,), (8, 8), (4, 4, 4, 4)]
+# A factorised q under reverse KL, which is standard variational inference; then with exploration.
+MEAN_FIELD = dict(objective="reverse-kl", activation="none", earlier=False, **ON_POLICY)
+MODES = [MEAN_FIELD, *MAIN]
+MODES += [dict(objective=o, policy=p) for o, p in product(("vargrad", "subtb"), POLICIES)]
 
 
 def configuration(
@@ -112,6 +116,36 @@ def ablation_configs(dataset: str, method: str, profile: str) -> list[dict[str, 
     return list({str(config): config for config in grid}.values())
 
 
+def mode_configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+    """Every policy, objective and sampling on two layers of 6; by trajectory balance, a layer-wise
+    q on three layers of 4 and a unit-wise one for four times the steps."""
+    cells = [((6, 6), 1, own) for own in MODES]
+    cells += [((4, 4, 4), 1, own) for own in (ON_POLICY, {})]
+    cells += [((6, 6), 4, own) for own in (UNITWISE, dict(policy="unitwise"))]
+    grid = []
+    for units, longer, own in cells:
+        config = configuration(method, BASE | own, hidden=units)
+        config["steps"] *= longer
+        grid.append({name: config[name] for name in ("units", "method", "steps", "lr")})
+    return grid
+
+
+def run_modes(job: Job) -> dict[str, float]:
+    """Nats at y = 1, where there are two modes, and the mass on each of them and outside; `kl_one`,
+    mean over y = 0 and y = 2, where there is one."""
+    toy = modes.two_ways(job.config["units"])
+    how = dict(steps=job.config["steps"], lr=job.config["lr"])
+    method = create(job.method, **job.config["method"])
+    log_q, log_reward, _ = truth(trial.trained(method, toy, seed=job.seed, **how), toy.x, toy.y)
+    log_post = log_reward.log_softmax(1)
+    kl, back = exact.kl(log_q, log_post).tolist(), exact.kl(log_post, log_q).tolist()
+    neither, *two, both = modes.shares(log_q, job.config["units"])[1].tolist()
+    found = {"kl_two": kl[1], "kl_reverse_two": back[1], "kl_one": (kl[0] + kl[2]) / 2}
+    mass = {"greater": max(two), "lesser": min(two), "neither": neither, "both": both}
+    return found | {f"mode_{name}": value for name, value in mass.items()}
+
+
 STOCHASTIC = [name for name in EVERY if create(name).stochastic]
 AUDIT = declare("audit", audit_configs, run, methods=STOCHASTIC)
 ABLATION = declare("ablations", ablation_configs, run)
+MODE = declare("modes", mode_configs, run_modes)
