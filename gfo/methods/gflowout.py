@@ -176,7 +176,6 @@ class GFlowOut(Method):
 
     def terms(self, out: Pass, log_reward: torch.Tensor) -> Terms:
         """A folded pass of K·B rows as the objectives compare it, (K, B)."""
-
         folded = (out.log_z, out.log_q_sites, out.log_flows, log_reward)  # (K·B,) -> (K, B)
         log_z, log_q, flows, reward = tree_map(lambda t: t.unflatten(0, (self.masks, -1)), folded)
         return Terms(log_z, log_q, flows, reward, self.lam)

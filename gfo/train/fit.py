@@ -48,7 +48,7 @@ def fit(
     Args:
         net: What `attach` returned.
         train: (x, y) tensors or arrays, or any re-iterable of such batches, or of mappings with y
-            under "labels" (`gfo.train.batches.LABELS`); of one row beside BatchNorm they are left
+            under "labels" (`gfo.core.batch.LABELS`); of one row beside BatchNorm they are left
             out. A DataLoader's own `generator` is seeded anew each epoch.
         valid: The same for early stopping, on the negative log-likelihood of the mask-averaged
             predictive under fixed noise; the best weights are restored. Without it all epochs run
