@@ -18,6 +18,7 @@ from gfo.core.registry import Registry
 from gfo.core.sites import eval_mode, trace
 from gfo.train.fit import compiled_loss, one_epoch
 from gfo.train.optim import adam, optimizers_of
+from gfo.train.step import GraphedStep, Step
 from gfo_lab import declared
 
 SAMPLES = 20
@@ -40,13 +41,14 @@ CASES["resnet18"] = Case(gfo.models.resnet18, (3, 32, 32), 32, {})
 
 
 class Setting(NamedTuple):
-    """How all sides of a comparison run. The last three are for GPUs."""
+    """How all sides of a comparison run. The last four are for GPUs; graph: our steps only."""
 
     device: torch.device
     batch: int
     bf16: bool = False
     channels_last: bool = False
     compile: bool = False
+    graph: bool = False
 
     def move(self, thing: Any) -> Any:
         """A model or input on the device, in its memory format."""
@@ -112,17 +114,17 @@ def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
         net = gfo.attach(model, sites, gfo.methods.create(name, **config), x[:2].cpu())
         nets.append(setting.move(net).train())
 
-    def make(group: str, parameters: list) -> torch.optim.Optimizer:
-        return adam(parameters, LEARNING_RATES[group])
-
-    moving = [{"optimizers": optimizers_of(n, True, make), "schedulers": {}} for n in nets]
-    losses = [compiled_loss(n) if setting.compile else n.method.loss for n in nets]
+    takes = []
+    for net in nets:
+        loss = compiled_loss(net) if setting.compile else net.method.loss
+        optimizers = optimizers_of(net, graphed=setting.graph).values()
+        kind = GraphedStep if setting.graph else Step
+        takes.append(kind(net, loss, optimizers, EXAMPLES, setting.bf16))
     whole = gfo.Ensemble(nets) if len(nets) > 1 else nets[0]
 
     def steps(count: int) -> None:
-        for net, moves, loss in zip(nets, moving, losses, strict=True):
-            batches, key = [(x, y)] * count, (0, 0)
-            one_epoch(net, batches, moves, loss, None, EXAMPLES, key, setting.cast())
+        for net, take in zip(nets, takes, strict=True):
+            one_epoch(net, [(x, y)] * count, take, (), None, (0, 0))
 
     def answer() -> Tensor:
         with setting.cast():

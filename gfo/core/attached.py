@@ -49,11 +49,13 @@ class Hub:
     def __reduce__(self):  # a copy, or what a file holds, has locks of its own and runs no pass
         return Hub, (self.modes,)
 
-    def turn(self, model: nn.Module) -> contextlib.ExitStack:
+    def turn(self, model: nn.Module) -> contextlib.AbstractContextManager:
         """Takes the locks of this network and of all that share modules with it, in one order."""
         if not self.locks:
             own, modules = threading.RLock(), model.modules()
             self.locks = sorted({LOCKS.setdefault(m, own) for m in modules}, key=id)
+        if len(self.locks) == 1:
+            return self.locks[0]
         held = contextlib.ExitStack()
         for lock in self.locks:
             held.enter_context(lock)
@@ -195,15 +197,13 @@ class Attached(nn.Module):
             raise ValueError(f"{self.method.name} has no mask parameters: nothing to train")
         return [{"params": p, "lr": rates[name], "name": name} for name, p in groups.items()]
 
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> contextlib.AbstractContextManager:
         """Inside the block no other thread runs or changes this network; it may be nested.
 
         Compiled code takes no lock: what calls it does, as `gfo.fit` does for each step.
         """
         compiling = torch.compiler.is_compiling()
-        with contextlib.nullcontext() if compiling else self.hub.turn(self.model):
-            yield
+        return contextlib.nullcontext() if compiling else self.hub.turn(self.model)
 
     @contextlib.contextmanager
     def handling(self, handler: Handler) -> Iterator[None]:

@@ -157,4 +157,4 @@ def features(x: Any, tokens: bool) -> Tensor | None:
         for t in leaves(x)
         if t.is_floating_point()
     ]
-    return torch.cat(parts, 1) if parts else None
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0] if parts else None

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from gfo.core.attached import Attached
-from gfo.core.batch import call, device_of, repeat_rows, rows, tree_map
+from gfo.core.batch import call, repeat_rows, rows, tree_map
 from gfo.core.handler import SiteHandler, Source, small_features
 from gfo.core.noise import Noise, draw_noise, generator
-from gfo.core.objectives import log_bernoulli, total
+from gfo.core.objectives import SiteTerms, kl_bernoulli, log_bernoulli, total
 from gfo.core.sites import eval_mode, preserve_buffers
 
 # A tensor, or None where a pass had no use for it. Which, its caller knows: the type checker takes
@@ -37,6 +37,7 @@ class Pass(NamedTuple):
         log_z: (B,), or (1,) where one number serves all; None for a method without one.
         log_lik: (B,), None without y.
         log_flows: (B,) each, for the methods that have state flows.
+        scores: (log q, log p, KL(q ‖ p)) per site, (B,) each, where `scored` found them.
     """
 
     logits: Tensor
@@ -46,16 +47,31 @@ class Pass(NamedTuple):
     log_z: Perhaps
     log_lik: Perhaps
     log_flows: list[Perhaps]
+    scores: Sequence[tuple[Tensor, ...]] = ()
+
+    def scored(self) -> "Pass":
+        """This pass with its `scores`, which a loss that asks for all three then reads: one look at
+        the bits, gradients in closed form (`gfo.core.objectives.SiteTerms`)."""
+        if torch.compiler.is_compiling():  # which makes one look of several itself
+            return self
+        found = map(SiteTerms.apply, self.q_logits, self.p_logits, self.masks)
+        return self._replace(scores=list(found))
 
     @property
     def log_q_sites(self) -> list[Tensor] | Any:
         """log q(z_l | x, y, z_<l) per site, each (B,)."""
-        return _score(self.q_logits, self.masks)
+        return [s[0] for s in self.scores] or _score(self.q_logits, self.masks)
 
     @property
     def log_p_sites(self) -> list[Tensor] | Any:
         """log p(z_l | x, z_<l) per site, each (B,)."""
-        return _score(self.p_logits, self.masks)
+        return [s[1] for s in self.scores] or _score(self.p_logits, self.masks)
+
+    @property
+    def kl_sites(self) -> list[Tensor]:
+        """KL(q_l ‖ p_l) along the masks before, each (B,); no gradient to q."""
+        pairs = zip(self.q_logits, self.p_logits, strict=True)
+        return [s[2] for s in self.scores] or [kl_bernoulli(q.detach(), p) for q, p in pairs]
 
     @property
     def log_q(self) -> Perhaps:
@@ -151,7 +167,7 @@ class BatchPass:
 
     def noise(self, draw: int = 0, repeat: int = 1) -> Noise:
         """The uniform numbers that the pass with this `draw` and `repeat` makes its masks from."""
-        gen = generator(*self.key, draw, device=device_of(self.net))
+        gen = generator(*self.key, draw, device=self.y.device)
         rank, world = self.shard
         noise = noise_for(self.net, repeat * world * rows(self.x), gen)
         if world == 1 or self.net.method.shared:

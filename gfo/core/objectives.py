@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gfo.core.registry import Registry
 
@@ -47,6 +48,43 @@ def kl_bernoulli(q_logits: Tensor, p_logits: Tensor) -> Tensor:
     """
     a, b = q_logits.float(), p_logits.float()
     return (torch.sigmoid(a) * (a - b) + F.softplus(b) - F.softplus(a)).flatten(1).sum(1)
+
+
+class SiteTerms(torch.autograd.Function):
+    """log q(z_l), log p(z_l) and KL(q_l ‖ p_l) of one site, each (B,), in nats, from one pass over
+    its bits, with their gradients in closed form.
+
+    In the logits of q, log q pulls by mask − probability: trajectory balance, whose residual scales
+    it, by 2 · residual · (mask − probability). The KL is for p, which follows q: it pulls the
+    logits of p by p's probability − q's, and those of q not at all.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_logits: Tensor, p_logits: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        a, b = q_logits.float(), p_logits.float()
+        keep_q, keep_p, plus_a, plus_b = a.sigmoid(), b.sigmoid(), F.softplus(a), F.softplus(b)
+        ctx.save_for_backward(mask, keep_q, keep_p)
+        ctx.like, ctx.materialize_grads = (q_logits, p_logits), False
+        bits = mask * a - plus_a, mask * b - plus_b, keep_q * (a - b) + plus_b - plus_a
+        return tuple(each.flatten(1).sum(1) for each in bits)  # (B, ...) -> (B,)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, log_q: Tensor | None, log_p: Tensor | None, kl: Tensor | None) -> tuple:
+        mask, keep_q, keep_p = ctx.saved_tensors
+        q_like, p_like = ctx.like
+        on_p = _pull(log_p, mask, keep_p, p_like), _pull(kl, keep_p, keep_q, p_like)
+        found = [pull for pull in on_p if pull is not None]
+        return _pull(log_q, mask, keep_q, q_like), total(found) if found else None, None
+
+
+def _pull(weight: Tensor | None, above: Tensor, below: Tensor, like: Tensor) -> Tensor | Any:
+    """weight · (above − below), weight (B,), bits (B, C) or (B, T, C), in the shape of `like`."""
+    if weight is None:
+        return None
+    gap = above - below
+    weighed = gap * weight.view(-1, *[1] * (gap.dim() - 1))  # (B,) -> (B, 1[, 1])
+    return weighed.sum_to_size(like.shape).to(like.dtype)
 
 
 def fixed_at(keep: float, logits: Tensor) -> Tensor:

@@ -57,9 +57,9 @@ def small_mlp(inputs: int, hidden: int, outputs: int, start: float = 0.0) -> nn.
     return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(), last)
 
 
-def like_weights(inputs: Tensor, net: nn.Module) -> Tensor:
+def like_weights(inputs: Tensor, first: nn.Linear | Any) -> Tensor:
     """`inputs` in the number format of a generator, whatever that of the backbone is."""
-    return inputs.to(next(net.parameters()).dtype)
+    return inputs.to(first.weight.dtype)
 
 
 def align(part: Tensor, tokens: int | None, real: Tensor | None = None) -> Tensor:
@@ -139,7 +139,8 @@ class LayerwisePolicy(nn.Module):
 
     def evaluate(self, layer: int, context: Context) -> Tensor:
         """What the network of one site says of its inputs."""
-        return self.nets[layer](like_weights(self.inputs(context), self.nets[layer]))
+        net: Any = self.nets[layer]
+        return net(like_weights(self.inputs(context), net[0]))
 
     def forward(
         self, layer: int, context: Context, mask: Tensor | None, draw: Draw | Any = None
@@ -153,7 +154,8 @@ class LayerwisePolicy(nn.Module):
             draw: `draw(logits)` gives a mask.
         """
         logits = self.evaluate(layer, context)
-        logits = logits.expand(*logits.shape[:-1], context.h.shape[-1])  # where one serves all bits
+        if logits.shape[-1] != context.h.shape[-1]:  # one serves all bits
+            logits = logits.expand(*logits.shape[:-1], context.h.shape[-1])
         return (draw(logits) if mask is None else mask), logits
 
 
@@ -202,7 +204,7 @@ class UnitwisePolicy(LayerwisePolicy):
     ) -> tuple[Tensor, Tensor]:
         """(mask, logits) at one site; the logits are those given the mask's own earlier bits."""
         net: Any = self.nets[layer]
-        start = net.read(like_weights(self.inputs(context), net))
+        start = net.read(like_weights(self.inputs(context), net.read))
         if mask is None:
             mask, logits = net.draw(start, draw)
             if not torch.is_grad_enabled():
@@ -246,7 +248,7 @@ class LogZ(nn.Module):
 
     def forward(self, features: Tensor, y: Tensor) -> Tensor:
         """`features` (B, n): x flattened, or the stopped activation at the first site."""
-        inputs = like_weights(torch.cat([features, y], 1), self.net)
+        inputs = like_weights(torch.cat([features, y], 1), self.net[0])
         return self.net(inputs).squeeze(1).float()  # (B, 1) -> (B,)
 
 

@@ -40,12 +40,16 @@ class Site(NamedTuple):
 
     def pool(self, h: Tensor) -> Tensor:
         """An activation as generators read it: (B, C) or (B, T, C), mean over shared axes."""
+        if self.axes in ("BC", "BTC"):
+            return h
         shared = [i for i, a in enumerate(self.axes) if a not in "BTC"]
         h = h.mean(shared, keepdim=True) if shared else h
         return h.permute(self.order)[(..., *[0] * len(shared))]
 
     def spread(self, mask: Tensor) -> Tensor:
         """A mask (B, C) or (B, T, C) in a shape that broadcasts over the module's output."""
+        if self.axes in ("BC", "BTC"):
+            return mask
         mask = mask[(..., *[None] * (len(self.axes) - mask.dim()))]  # (B, C) -> e.g. (B, C, 1, 1)
         return mask.movedim(list(range(mask.dim())), self.order)
 

@@ -234,10 +234,10 @@ class Method(nn.Module):
         logits = logits.detach().float()
         training = source == "train"
         temperature, random = self.exploration()
-        keep = torch.sigmoid(logits / temperature if training else logits)
+        keep = (logits / temperature).sigmoid_() if training else logits.sigmoid()
         if training and self.random:
             explore = explore.reshape(-1, *[1] * (u.dim() - 1))  # (B, 1) -> (B, 1[, 1])
-            keep = keep.masked_fill(explore < random, 0.5)
+            keep.masked_fill_(explore < random, 0.5)
         return (u < keep).float()
 
     def exploration(self) -> tuple[Tensor | float, Tensor | float]:

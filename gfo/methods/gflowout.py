@@ -150,7 +150,7 @@ class GFlowOut(Method):
 
     def loss(self, batch_pass, n):
         twice = self.theta == "q"
-        out = batch_pass(source=self.kind.source, repeat=self.masks, still=twice)
+        out = batch_pass(source=self.kind.source, repeat=self.masks, still=twice).scored()
         under = batch_pass(source="q", draw=1) if twice else out
         if self.kind is ARM:
             loss = self.arm_part(batch_pass, out)
@@ -165,7 +165,7 @@ class GFlowOut(Method):
             parts["pull"] = self.pull * drift.mean()
         if self.anneal and self.training:
             _, world = batch_pass.shard
-            self.seen = self.seen + rows(batch_pass.x) * world / n  # what is drawn later reads it
+            self.seen += rows(batch_pass.x) * world / n  # what is drawn later reads it
         info = {} if out.log_z is None else {"log_z": out.log_z.detach().mean()}
         return Loss(parts, info)
 
@@ -184,7 +184,7 @@ class GFlowOut(Method):
         """What pulls p toward q, shape (B,), in nats; no gradient to q."""
         if self.prior_objective == "literal":
             return -out.log_p
-        return total(map(kl_bernoulli, [q.detach() for q in out.q_logits], out.p_logits))
+        return total(out.kl_sites)
 
 
 METHODS["gflowout"] = GFlowOut

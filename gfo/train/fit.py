@@ -1,8 +1,8 @@
 """The training loop, in the open: epochs of masked passes, early stopping, exact resume.
 
 Every random number of a run comes from (seed, epoch, step), so a run that is killed and called
-again with the same checkpoint ends with the weights of an unbroken one. Each group of parameters
-has an optimiser of its own: one backward pass serves all, their gradients being disjoint.
+again with the same checkpoint ends with the weights of an unbroken one. One backward pass serves
+backbone, masks and log Z, their gradients being disjoint.
 """
 
 import contextlib
@@ -30,17 +30,18 @@ from gfo.core.save import describe
 from gfo.methods.base import Loss, check_argument
 from gfo.train.batches import Batches, Data, ordered, pairs
 from gfo.train.checkpoint import File, Moving, check_writable, name_of, remember, resume
-from gfo.train.optim import Schedule, adam, make_schedulers, optimizers_of
+from gfo.train.optim import Make, Schedule, make_schedulers, optimizers_of
+from gfo.train.step import GraphedStep, Step
 
 
 @torch.random.fork_rng()  # the caller's random state stays his: a loader may draw from it
 def fit(
     net: Attached, train: Batches, valid: Batches | None = None, *, epochs: int = 40,
     batch: int = 128, patience: int = 6, lr: Mapping[str, float] | None = None,
-    optimizer: Callable[[str, list], torch.optim.Optimizer] | None = None, backbone: bool = True,
+    optimizer: Make | None = None, backbone: bool = True,
     samples: int = 20, seed: int = 0, device: str | torch.device = "auto",
     checkpoint: File = None, progress: bool = True, bf16: bool = False,
-    compile: bool = False, schedule: str | Schedule | None = None,
+    compile: bool = False, graph: bool = False, schedule: str | Schedule | None = None,
     augment: Callable[[Any, torch.Generator], Any] | None = None, n: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Train backbone and masks. Modules in eval mode inside a model in train mode stay so.
@@ -57,7 +58,7 @@ def fit(
         batch: Rows per batch of tensors; an iterable brings its own batches.
         patience: Early stopping waits so many epochs for a better one.
         lr: Rates of the groups "backbone", "masks", "log_z" other than 1e-3, 1e-3, 1e-2 (Adam).
-        optimizer: `f(group, parameters)` instead of Adam. Each group has an optimiser of its own.
+        optimizer: `f(group, parameters)`, an optimiser for each group instead of one Adam for all.
         backbone: False trains masks on a frozen network (its BatchNorm statistics stay too).
         samples: Masks that the validation predictive is averaged over.
         seed: Of every random number of the run.
@@ -66,6 +67,8 @@ def fit(
         progress: Whether to show a bar per epoch.
         bf16: Autocast to bfloat16.
         compile: torch.compile the loss, masked pass included; anew for a batch of another size.
+        graph: On a GPU, run each step as one CUDA graph, for batches of one size; an odd one runs
+            as ever. An `optimizer` of your own has to be capturable.
         schedule: "one-cycle", or `f(optimizer, steps)` that makes a torch scheduler for so many
             steps; every group follows it, from its own rate. None: rates stay.
         augment: `f(x, generator)` changes each training batch on its device, by draws from a
@@ -86,12 +89,12 @@ def fit(
     check_writable(checkpoint)
     net.to(pick_device(device))
     data, rates = Data(net, train, valid, int(batch), bool(schedule), n), learning_rates(lr)
-    make = optimizer or (lambda name, params: adam(params, rates[name]))
-    optimizers = optimizers_of(net, backbone, make)
+    graphed = graph and device_of(net).type == "cuda"
+    optimizers = optimizers_of(net, lr, backbone, optimizer, graphed)
     steps = epochs * data.per_epoch if schedule else 0
     moving = {"optimizers": optimizers, "schedulers": make_schedulers(schedule, optimizers, steps)}
     net.likelihood.standardise(y for _, y in pairs(data.train))
-    run = Run(net, data, moving, augment, epochs, samples, seed, bf16, compile, progress)
+    run = Run(net, data, moving, augment, epochs, samples, seed, bf16, compile, graph, progress)
     with modes(net, backbone):
         return run.to_end(patience, checkpoint, run.about(rates, backbone, schedule, steps))
 
@@ -109,6 +112,7 @@ class Run:
     seed: int
     bf16: bool
     compile: bool
+    graph: bool
     progress: bool
 
     def about(self, rates: dict, backbone: bool, schedule: Any, steps: int) -> dict[str, Any]:
@@ -123,15 +127,18 @@ class Run:
 
     def to_end(self, patience: int, checkpoint: File, about: dict) -> pd.DataFrame:
         """Begin, or go on from the checkpoint, until the epochs are over; the history."""
-        for flag in ("bf16", "compile"):
+        for flag in ("bf16", "compile", "graph"):
             check_argument(flag, getattr(self, flag), False)
         state = resume(self.net, self.moving, checkpoint, about)
         loss = compiled_loss(self.net) if self.compile else self.net.method.loss
+        optimizers = self.moving["optimizers"].values()
+        kind = GraphedStep if self.graph else Step
+        take = kind(self.net, loss, optimizers, self.data.n, self.bf16)
         try:
             for epoch in range(len(state["history"]), self.epochs):
                 if self.data.valid is not None and state["waited"] >= patience:
                     break
-                row = self.epoch(epoch, loss)
+                row = self.epoch(epoch, take)
                 remember(self.net, self.moving, state, row, checkpoint, about)
         finally:  # also where training diverged
             if state["best"] is not None:
@@ -139,7 +146,7 @@ class Run:
                     self.net.load_state_dict(state["best"])
         return pd.DataFrame(state["history"])
 
-    def epoch(self, epoch: int, loss: Callable[..., Loss]) -> dict[str, Any]:
+    def epoch(self, epoch: int, take: Step) -> dict[str, Any]:
         """One epoch and a look at the validation data: a row of the history."""
         net, data, seed, started = self.net, self.data, self.seed, time.perf_counter()
         torch.manual_seed(derive(seed, "epoch", epoch))
@@ -151,8 +158,8 @@ class Run:
             total=data.per_epoch or None, disable=not self.progress,
             desc=f"epoch {epoch + 1}/{self.epochs}",
         )  # fmt: skip
-        cast = torch.autocast(device_of(net).type, torch.bfloat16, enabled=self.bf16)
-        row = one_epoch(net, bar, self.moving, loss, self.augment, data.n, (seed, epoch), cast)
+        schedulers = self.moving["schedulers"].values()
+        row = one_epoch(net, bar, take, schedulers, self.augment, (seed, epoch))
         check_weights(net, epoch)
         if data.valid is not None:
             row["valid_nll"] = predictive_nll(net, data.valid, self.samples, seed)
@@ -161,9 +168,8 @@ class Run:
 
 
 def one_epoch(
-    net: Attached, batches: Iterable, moving: Moving, loss: Callable[..., Loss],
-    augment: Callable | None, n: int, key: tuple[int, int],
-    cast: contextlib.AbstractContextManager,
+    net: Attached, batches: Iterable, take: Step, schedulers: Iterable,
+    augment: Callable | None, key: tuple[int, int],
 ) -> dict[str, float]:  # fmt: skip
     """One pass over the training data.
 
@@ -172,31 +178,24 @@ def one_epoch(
     Args:
         net: The network, in its training modes.
         batches: Of (x, y).
-        moving: "optimizers" and "schedulers" by group.
-        loss: `net.method.loss`, compiled or not.
+        take: What does a step.
+        schedulers: Of the learning rates.
         augment: As in `fit`.
-        n: Size of the training set.
         key: (seed, epoch).
-        cast: Autocast, entered anew for each loss, since it keeps the weights that it has cast
-            until it is left.
 
     Returns:
         The mean over batches of each loss part and further figure.
     """
-    (seed, epoch), optimizers = key, moving["optimizers"].values()
-    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device_of(net)))
-    count = 0
+    (seed, epoch), device, count = key, take.device, 0
+    found = Loss({}, {})
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
     for step, (x, y) in enumerate(batches):
-        x, y = to_device((x, y), device_of(net))
+        x, y = to_device((x, y), device)
         if augment is not None:
-            x = augment(x, generator(seed, "augment", epoch, step, device=device_of(net)))
+            x = augment(x, generator(seed, "augment", epoch, step, device=device))
         with net.exclusive():  # another thread may predict between steps, not within one
-            with cast:
-                found = loss(BatchPass(net, x, y, (seed, "step", epoch, step)), n)
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            found.total.backward()
-            for each in (*optimizers, *moving["schedulers"].values()):
+            found = take(BatchPass(net, x, y, (seed, "step", epoch, step)))
+            for each in schedulers:
                 each.step()
         for name, value in (found.parts | found.info).items():
             sums[name] = sums[name] + value.detach()

@@ -1,29 +1,49 @@
 """Optimisers and schedules of `fit`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from gfo.core.attached import Attached
+from gfo.core.batch import device_of
 from gfo.core.registry import Registry
+
+Make = Callable[[str, list], Optimizer]  # make(group, parameters)
 
 
 def optimizers_of(
-    net: Attached, backbone: bool, make: Callable[[str, list], Optimizer]
-) -> dict[str, Optimizer]:
-    """What `make` makes for each group of `net.param_groups()`."""
-    groups = net.param_groups(backbone=backbone)
-    return {group["name"]: make(group["name"], group["params"]) for group in groups}
+    net: Attached, lr: Mapping[str, float] | None = None, backbone: bool = True,
+    make: Make | None = None, graphed: bool = False,
+) -> dict[str, Optimizer]:  # fmt: skip
+    """One Adam for the groups of `net.param_groups()`, or what `make` makes for each of them.
+
+    Where a CUDA graph shall hold its steps, rates are tensors, which schedulers write to: a graph
+    would keep a number for good.
+
+    Raises:
+        ValueError: Where a CUDA graph shall hold what cannot be captured.
+    """
+    groups = net.param_groups(lr, backbone)
+    if make is None:
+        if graphed:
+            groups = [g | {"lr": torch.tensor(g["lr"], device=device_of(net))} for g in groups]
+        return {"adam": adam(groups, capturable=graphed)}
+    made = {group["name"]: make(group["name"], group["params"]) for group in groups}
+    if graphed and not all(each.defaults.get("capturable") for each in made.values()):
+        raise ValueError("graph=True needs optimizers made with capturable=True, as torch's Adam")
+    return made
 
 
-def adam(params: list, lr: float) -> Optimizer:
+def adam(params: list, lr: float = 1e-3, capturable: bool = False) -> Optimizer:
     """Adam, fused into one kernel where this torch has it for the parameters' device."""
+    how: dict[str, Any] = dict(lr=lr, capturable=capturable)
     try:
-        return torch.optim.Adam(params, lr=lr, fused=True)
+        return torch.optim.Adam(params, fused=True, **how)
     except (RuntimeError, TypeError):
-        return torch.optim.Adam(params, lr=lr)
+        return torch.optim.Adam(params, **how)
 
 
 # schedule(optimizer, steps): a torch scheduler for a run of so many steps
@@ -35,7 +55,7 @@ def one_cycle(optimizer: Optimizer, steps: int) -> LRScheduler:
 
     Up from a twenty-fifth of it over 30 % of the run, then down along a cosine. Momentum stays.
     """
-    peaks = [group["lr"] for group in optimizer.param_groups]
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
     # one to spare: torch's scheduler looks one step ahead
     return OneCycleLR(optimizer, peaks, total_steps=max(steps, 2) + 1, cycle_momentum=False)
 

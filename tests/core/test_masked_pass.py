@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import all_masks, shake, toy_model
+from torch import nn
 
 import gfo
+from gfo.core.batch import Tokens
 from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import draw_noise, generator
 from gfo.core.objectives import kl_bernoulli, log_bernoulli, trajectory_balance
@@ -110,6 +112,49 @@ def test_kl_bernoulli_against_its_sum():
     assert kl_bernoulli(torch.tensor([[200.0]]), torch.tensor([[-200.0]])).item() == pytest.approx(
         200
     )
+
+
+class Padded(nn.Module):
+    """Tokens with padding at the first site, feature maps at the second, features at the third."""
+
+    def __init__(self):
+        super().__init__()
+        self.read, self.site = nn.Linear(3, 4), Tokens()
+        self.conv, self.out = nn.Conv1d(4, 5, 1), nn.Linear(5, 6)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x):
+        h = self.site(torch.relu(self.read(x)), (x != 0).any(-1))
+        return self.last(torch.relu(self.out(torch.relu(self.conv(h.mT)).mean(-1))))
+
+
+@pytest.mark.parametrize("prior", ["kl", "literal", 0.7])
+@pytest.mark.parametrize("policy", ["layerwise", "unitwise"])
+def test_gradients_in_closed_form_are_those_of_autograd(policy, prior):
+    """Of all weights, at a site with tokens and padding, one of channels and one of features; the
+    tolerance is the rounding of float32 over some hundred terms."""
+    torch.manual_seed(0)
+    x, y = torch.randn(7, 4, 3), torch.arange(7) % 3
+    x[2:4, 2:] = 0  # padding
+    config = {"prior": prior} if prior == 0.7 else {"prior_objective": prior}
+    method = gfo.GFlowOut(policy=policy, masks=2, **config)
+    net = shake(gfo.attach(Padded(), ["site", "conv", "out"], method, x, axes={"conv": "BCL"}))
+    batch_pass, weights = BatchPass(net, x, y, (0, "step")), list(net.parameters())
+
+    def gradients(out):
+        residual = out.log_z + out.log_q - (out.log_lik + out.log_p).detach()
+        loss = residual.square().mean() - out.log_lik.mean()
+        if prior != 0.7:
+            loss = loss + net.method.prior_part(out).mean()
+        return loss, torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+
+    (plain, want), (closed, got) = (
+        gradients(out) for out in (batch_pass(repeat=2), batch_pass(repeat=2).scored())
+    )
+    torch.testing.assert_close(closed, plain, rtol=1e-6, atol=0)
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm()
+    torch.testing.assert_close(net.method.loss(batch_pass, 7).total, closed, rtol=1e-6, atol=0)
 
 
 def test_training_policy_is_tempered_with_random_masks(toy):
