@@ -55,6 +55,7 @@ class Method(nn.Module):
             the masks against p(z|x,y) under prior 0.5, which is not their objective.
         binary: Whether masks are of 0 and 1; where not, given masks may hold any number.
         stochastic: False if every draw is the same, so that one pass predicts.
+        steady: Whether each step runs the same operators, so that a CUDA graph can hold them.
         members: Networks that an experiment trains for one run; above 1 for ensembles.
         temperature: Training masks come from σ(logit / temperature).
         random: Probability, per example and layer, of a Bernoulli(0.5) mask in training.
@@ -71,6 +72,7 @@ class Method(nn.Module):
     own_posterior = False
     stochastic = True
     binary = True
+    steady = True
     members = 1
 
     # Arguments that some methods take; a class that annotates one makes it an argument of its own.

@@ -89,6 +89,8 @@ def fit(
     check_writable(checkpoint)
     net.to(pick_device(device))
     data, rates = Data(net, train, valid, int(batch), bool(schedule), n), learning_rates(lr)
+    if graph and not net.method.steady:
+        raise ValueError(f"graph=True: {net.method.name}'s steps differ by number, e_steps=1")
     graphed = graph and device_of(net).type == "cuda"
     optimizers = optimizers_of(net, lr, backbone, optimizer, graphed)
     steps = epochs * data.per_epoch if schedule else 0

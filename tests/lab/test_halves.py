@@ -60,7 +60,7 @@ def test_a_cell_that_two_experiments_name_is_run_once_and_read_by_both(small, tm
         **written, config=cell, metrics={"nll": 1.0}, device=torch.device("cpu"), wall_s=1.0,
         out=tmp_path,
     )  # fmt: skip
-    for name, called in (("policy", "on-policy"), ("ladder", "and the label (q), keep 0.5")):
+    for name, called in (("policy", "on-policy"), ("ladder", "and the label (q)")):
         (row,) = halves.read(name, "digits-halves", "quick", tmp_path).to_dict("records")
         assert (row["cell"], row["nll"]) == (called, 1.0)
 

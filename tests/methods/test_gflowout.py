@@ -17,8 +17,8 @@ def make(batch=8, **config):
 
 
 def test_new_arguments_are_part_of_an_identity_only_where_they_are_used():
-    assert not {"tied", "pull", "anneal"} & set(gfo.GFlowOut().config)
-    used = dict(tied=True, pull=0.5, anneal=3)
+    used = dict(tied=True, pull=0.5, anneal=3, e_steps=2, sleep=0.5)
+    assert not set(used) & set(gfo.GFlowOut().config)
     assert used.items() <= gfo.GFlowOut(**used).config.items()
 
 
@@ -125,9 +125,65 @@ def test_an_annealed_run_goes_on_as_if_unbroken(tmp_path):
         assert torch.equal(net.state_dict()[name], value), name
 
 
+def test_between_m_steps_backbone_and_prior_stand_still():
+    net, x, y = make(e_steps=3, sleep=0.5, pull=0.1)
+    for step in range(4):
+        net.zero_grad(set_to_none=True)
+        found = net.loss(x, y, n=8, seed=0, step=(1, step))
+        found.total.backward()
+        moved = {
+            name: all(p.grad is not None for p in part.parameters())
+            for name, part in (("model", net.model), ("q", net.method.q), ("p", net.method.p))
+        }
+        assert moved == dict(model=step % 3 == 0, q=True, p=step % 3 == 0)
+        assert {*found.parts, *found.info} == {"nll", "tb", "prior", "pull", "sleep", "log_z"}
+    with pytest.raises(ValueError, match="graph=True: gflowout's steps differ by number, e_steps"):
+        gfo.fit(net, (x, y), epochs=1, graph=True, progress=False)
+
+
+def test_the_sleep_phase_teaches_q_the_posterior_of_what_the_model_dreams():
+    """At its optimum q(z | x, y) is the model's own posterior p(z) p(y | x, z) / p(y | x), for
+    every y that the model may say; a fixed prior and a frozen model here, all masks enumerated."""
+    torch.manual_seed(0)
+    model, sites = toy_model((2, 1))
+    x = torch.randn(1, 6)
+    with torch.no_grad():
+        model.get_submodule(
+            "out" if hasattr(model, "out") else list(model._modules)[-1]
+        ).weight.mul_(8)
+    method = gfo.GFlowOut(prior=0.5, policy="unitwise", sleep=1.0, beta=0.0)
+    net = gfo.attach(model, sites, method, x)
+    masks = all_masks([2, 1])
+    want = [
+        gfo.score(net, x.repeat(8, 1), torch.full((8,), k), masks).log_lik.softmax(0)
+        for k in range(3)
+    ]
+    optimizer = torch.optim.Adam(net.method.q.parameters(), lr=0.02)
+    rows, y = x.repeat(256, 1), torch.zeros(256, dtype=torch.long)
+    for step in range(300):
+        batch_pass = BatchPass(net, rows, y, (0, "sleep", step))
+        loss = net.method.sleep_part(batch_pass).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for k in range(3):
+        q = gfo.score(net, x.repeat(8, 1), torch.full((8,), k), masks).log_q.exp()
+        assert (q - want[k]).abs().sum() / 2 < 0.05  # Adam at a constant rate hovers near it
+    assert (want[0] - want[1]).abs().sum() / 2 > 0.1  # which the y tells apart
+
+
+def test_recommended_is_on_policy_and_takes_changes():
+    four, one = gfo.GFlowOut.recommended(), gfo.GFlowOut.recommended(1, hidden=8)
+    assert (four.objective, four.masks, four.exploration()) == ("vargrad", 4, (1.0, 0.0))
+    assert (one.objective, one.masks, one.exploration(), one.hidden) == ("tb", 1, (1.0, 0.0), 8)
+    with pytest.raises(ValueError, match="masks is 1, objective 'reverse-kl' needs at least 2"):
+        gfo.GFlowOut.recommended(1, objective="reverse-kl")
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (dict(sleep=-1.0), "sleep is -1.0, needs to be at least 0"),
         (dict(pull=-1.0), "pull is -1.0, needs to be at least 0"),
         (dict(pull=0.1, prior=0.5), "pull is 0.1, but the prior is fixed"),
         (dict(tied=True, policy="unitwise"), "tied needs bits that know nothing of each other"),
