@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from gfo.core.attached import Attached
 from gfo.core.batch import call, leaves, repeat_rows, tree_map
 
+# One copy of the rows is made on writing only: most are read, or not even that, by the next kept
+# module. torch's own name for that is private still; without it each is made.
+COPY = getattr(torch, "_lazy_clone", torch.clone)
+
 
 class _Reached(Exception):
     """The first site has run."""
@@ -45,7 +49,9 @@ class Prefix:
 
             def forward(*args, **kwargs):
                 output = next(waiting, None)  # none left: it runs again behind the first site
-                return original(*args, **kwargs) if output is None else repeat_rows(output, times)
+                if output is None:
+                    return original(*args, **kwargs)
+                return COPY(output) if times == 1 else repeat_rows(output, times)
 
             return forward
 

@@ -279,9 +279,10 @@ def test_repeated_rows_are_a_copy_that_lies_in_memory_as_they_do():
 def test_inference_mode_changes_nothing():
     model, sites, x = in_place_module_case()
     net = gfo.attach(model, sites, "gflowout", x)
-    with torch.inference_mode():
-        inside = gfo.predict(net, x)
-    torch.testing.assert_close(inside, gfo.predict(net, x), rtol=0, atol=1e-6)
+    for memory in (1, None):  # rows shared until they are written to, and rows repeated
+        with torch.inference_mode():
+            inside = gfo.predict(net, x, memory=memory)
+        torch.testing.assert_close(inside, gfo.predict(net, x), rtol=0, atol=1e-6)
 
 
 def test_prefix_runs_once_and_modules_used_again_behind_the_site_still_compute():
