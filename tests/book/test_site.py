@@ -61,6 +61,10 @@ def test_good_pages_pass(tmp_path, body):
         ("<script src='//example.org/x.js'></script>", "<script> loads //example"),
         ("<pre><span>Traceback</span> (most recent call last)</pre>", "carries a traceback"),
         ("<div class='output traceback'>x</div>", "carries a traceback"),
+        (
+            "<div class='cell'>Code of Figure 3<span class='caption-number'>Fig. 4 </span></div>",
+            "Code of Figure 3, which is Fig. 4",
+        ),
         ("<span class='problematic'>x</span>", "error message of Sphinx"),
     ],
 )
