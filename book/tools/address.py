@@ -19,18 +19,23 @@ from gfo.core.files import write_atomically
 CELL = """import importlib.util, subprocess, sys, tomllib
 from pathlib import Path
 
-home = "{home}"  # address of this book's repository
+# address of this book's repository
+home = "{home}"
 spec = importlib.util.find_spec("gfo")  # the package index has another gfo
 ours = spec and spec.origin and Path(spec.origin).with_name("core").is_dir()
 if not (ours and importlib.util.find_spec("gfo_lab")):
-    clone = Path.cwd().parent if Path("gfo_lab").is_dir() else Path("gflowout").absolute()
+    inside = Path("gfo_lab").is_dir()
+    clone = Path.cwd().parent if inside else Path("gflowout").absolute()
     if not clone.exists():
         if not home:
-            raise ModuleNotFoundError("no gfo here: run `pip install -e .` in a clone of the book")
+            cure = "run `pip install -e .` in a clone of the book"
+            raise ModuleNotFoundError(f"no gfo here: {{cure}}")
         subprocess.run(["git", "clone", "-q", home, str(clone)], check=True)
-    about = tomllib.loads((clone / "pyproject.toml").read_text("utf-8"))["project"]
-    needs = [*about["dependencies"], *about["optional-dependencies"]["vqa"], "ipywidgets"]
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *needs], check=True)
+    text = (clone / "pyproject.toml").read_text("utf-8")
+    about = tomllib.loads(text)["project"]
+    needs = [*about["dependencies"], *about["optional-dependencies"]["vqa"]]
+    pip = [sys.executable, "-m", "pip", "install", "-q"]
+    subprocess.run([*pip, *needs, "ipywidgets"], check=True)
     importlib.invalidate_caches()
     sys.path[:0] = [str(clone), str(clone / "book")]"""
 

@@ -23,7 +23,8 @@ def check_site(html: Path, pages: list[str]) -> list[str]:
         if "_static" in path.parts:
             continue
         page = path.relative_to(html).with_suffix("").as_posix()
-        found = [*external(path), *dead_links(path, html), *images_without_alt(path), *errors(path)]
+        found = [*external(path), *dead_links(path, html), *images_without_alt(path)]
+        found += [*errors(path), *wrong_figures(path)]
         if page in pages:
             found += empty(path)
         problems += [f"{page}: {problem}" for problem in found]
@@ -89,6 +90,15 @@ def images_without_alt(path: Path) -> Iterator[str]:
         # Docutils falls back on the file's name.
         if not alt or alt.endswith(Path(image.get("src", "")).name):
             yield f"image without alt text: {image.get('src', '')[:60]}"
+
+
+def wrong_figures(path: Path) -> Iterator[str]:
+    """Folded code that names another figure than the one it stands above."""
+    for cell in article(path).select("div.cell"):
+        named = re.search(r"Code of Figure (\d+)", cell.get_text())
+        number = cell.select_one(".caption-number")
+        if named and number and named[1] != number.get_text().split()[-1]:
+            yield f"{named[0]}, which is {number.get_text().strip()}"
 
 
 def errors(path: Path) -> Iterator[str]:

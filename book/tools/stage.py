@@ -14,13 +14,10 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from book.tools import downloads, toc
+from book.tools import downloads, fold, toc
 
 CITATION = re.compile(r"\[([^\]]+)\]\(bibliography\.md#([\w-]+)\)")
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-# Cells that only matter to who runs the notebook; their code is folded away on the page.
-FOLDED_TAGS = {"parameters", "install"}
 
 
 def stage(root: Path, kept: Path, records: list[dict], target: Path) -> None:
@@ -36,10 +33,12 @@ def stage(root: Path, kept: Path, records: list[dict], target: Path) -> None:
         "data_dictionary": lambda: dictionary_page(root / "book/gfo_lab/dictionary.csv"),
         "status": lambda: status_page(records),
     }
+    figures = 0  # so far: they are numbered through the book
     for page in toc.pages(root):
         stem = Path(page).name
         if (root / f"{page}.ipynb").exists():
-            notebook = dress(nbformat.read(kept / f"{stem}.ipynb", as_version=4), stem)
+            notebook = dress(nbformat.read(kept / f"{stem}.ipynb", as_version=4), stem, figures)
+            figures += sum(fold.drawn(cell) for cell in notebook.cells if "outputs" in cell)
             downloads.offer(notebook, root / "book/results", target / "book")
             nbformat.write(notebook, target / f"{page}.ipynb")
         elif stem in written:
@@ -58,9 +57,16 @@ def config(text: str) -> str:
     return yaml.safe_dump(settings, sort_keys=False)
 
 
-def dress(notebook, stem: str):
-    """Translate a notebook's plain metadata and links into what MyST-NB reads."""
-    figures = 0
+def dress(notebook, stem: str, before: int = 0):
+    """Translate a notebook's plain metadata and links into what MyST-NB reads.
+
+    Args:
+        notebook: an executed chapter.
+        stem: its name.
+        before: how many figures the pages before it have.
+    """
+    figures, numbered = 0, before
+    fold.settle(notebook)
     widgets = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -68,21 +74,20 @@ def dress(notebook, stem: str):
         if cell.cell_type != "code":
             continue
         cell.outputs = [out for out in cell.outputs if not is_progress_bar(out, widgets)]
-        tags = cell.metadata.get("tags", [])
-        if FOLDED_TAGS & set(tags) and "hide-input" not in tags:
-            cell.metadata["tags"] = [*tags, "hide-input"]
+        numbered += fold.drawn(cell)
         if figure := cell.metadata.get("figure"):
             figures += 1
             cell.metadata["mystnb"] = {
                 "figure": {"caption": figure["caption"], "name": f"fig-{stem}-{figures}"},
                 "image": {"alt": figure["alt"]},
             }
+        fold.fold(cell, numbered if fold.drawn(cell) else None)
     return notebook
 
 
 def is_progress_bar(output, widgets: dict) -> bool:
     """Whether an output is the bar of a loop that is over, which says nothing on a page."""
-    view = output.get("data", {}).get(WIDGET_VIEW)
+    view = output.get("data", {}).get(fold.WIDGET_VIEW)
     if view is None:
         return False
     model = widgets.get(view["model_id"])

@@ -1,28 +1,31 @@
-"""The built pages in a real browser that reaches no network: formulas and widgets must be drawn."""
+"""The built pages in a real browser that reaches no network: formulas and widgets are drawn, and
+nothing lies outside of the page, on a screen of 1280 px, on a phone of 390 px and in print."""
 
+import os
 import re
-import shutil
-import subprocess
+from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, Browser
 
 from book.tools import toc
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HTML = toc.ROOT / "_build/html"
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-    "--virtual-time-budget=10000",
-    "--dump-dom",
-]
+OVERFLOW = Path(__file__).with_name("overflow.js").read_text(encoding="utf-8")
+SIZES = {"screen": (1280, "screen"), "phone": (390, "screen"), "A4": (718, "print")}
+AXE = Path(os.environ.get("AXE", toc.ROOT / "_build/axe/node_modules/axe-core/axe.min.js"))
+DRAWN = """({
+  formulas: document.querySelectorAll("mjx-container").length,
+  unread: document.querySelectorAll("mjx-merror").length,
+  // An unknown macro is no error to MathJax: it shows the name in red.
+  red: [...document.querySelectorAll("mjx-mtext")].filter(e => e.style.color === "red").length,
+  widgets: document.querySelectorAll(".jupyter-widgets").length,
+})"""
+# What is not ours to mend: MathJax's own markup, and the theme around the article.
+EXEMPT = ["mjx-container", ".bd-sidebar-primary", ".bd-sidebar-secondary", ".bd-header-article"]
+SERIOUS = """axe.run({exclude: %s}, {resultTypes: ["violations"]}).then(all => all.violations
+  .filter(rule => ["serious", "critical"].includes(rule.impact))
+  .map(rule => rule.id + ": " + rule.nodes.map(node => node.target.join(" ")).slice(0, 3)))"""
 
 pytestmark = [
     pytest.mark.browser,
@@ -30,18 +33,68 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("page", toc.pages(), ids=lambda page: page.rpartition("/")[2])
-def test_page_shows_its_formulas_and_widgets(page, tmp_path):
-    path = HTML / f"{page}.html"
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """One chromium for all pages."""
+    running = Browser(tmp_path_factory.mktemp("profile"))
+    yield running
+    running.close()
+
+
+@pytest.fixture(params=toc.pages(), ids=lambda page: page.rpartition("/")[2])
+def path(request):
+    """Each built page."""
+    path = HTML / f"{request.param}.html"
     if not path.exists():
         pytest.skip("the page is not built: run `make book`")
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}", path.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    source = path.read_text()
-    formulas = len(re.findall(r'class="(?:amsmath )?math notranslate', source))
-    assert dom.count("<mjx-container") >= formulas
-    assert "<mjx-merror" not in dom, "MathJax could not read a formula"
-    # An unknown macro is no error to MathJax: it shows the name in red.
-    assert re.findall(r"<mjx-mtext[^>]*color: red[^>]*>.{0,80}", dom) == []
+    return path
+
+
+def overflow(browser, size: str) -> list[str]:
+    """What lies outside of the page that is open."""
+    browser.resize(*SIZES[size])
+    return [f"{size}: {problem}" for problem in browser.run(OVERFLOW)]
+
+
+def test_page_is_drawn_and_fits(browser, path):
+    source = path.read_text(encoding="utf-8")
+    browser.resize(*SIZES["screen"])
+    browser.open(path.as_uri())
     if "application/vnd.jupyter.widget-view+json" in source:
-        assert re.search(r'class="[^"]*jupyter-widgets', dom), "a widget is not drawn"
+        browser.wait("document.querySelector('.jupyter-widgets')")
+    drawn = browser.run(DRAWN)
+    assert drawn["formulas"] >= len(re.findall(r'class="(?:amsmath )?math notranslate', source))
+    assert drawn["unread"] == 0, "MathJax could not read a formula"
+    assert drawn["red"] == 0, "MathJax does not know a macro"
+    assert [problem for size in SIZES for problem in overflow(browser, size)] == []
+
+
+@pytest.mark.parametrize(
+    ("size", "planted"),
+    [
+        ("screen", "<div class='highlight'><pre>" + "x" * 120 + "</pre></div>"),
+        ("phone", "<p style='white-space: nowrap'>" + "wide " * 20 + "</p>"),
+        ("phone", "<div style='overflow: auto'><p style='width: 500px'>cut</p></div>"),
+    ],
+)
+def test_what_is_too_wide_is_found(browser, size, planted):
+    path = HTML / "book/bibliography.html"
+    if not path.exists():
+        pytest.skip("the page is not built: run `make book`")
+    browser.open(path.as_uri())
+    assert overflow(browser, size) == []
+    browser.run(f'document.querySelector("article").insertAdjacentHTML("beforeend", "{planted}")')
+    assert len(overflow(browser, size)) >= 1
+
+
+@pytest.mark.skipif(
+    not AXE.exists(), reason="no axe-core: npm install --prefix _build/axe axe-core@4.14"
+)
+@pytest.mark.slow
+def test_page_is_accessible(browser, path):
+    """No serious violation by axe-core's rules, but for those of the theme and of MathJax."""
+    browser.resize(*SIZES["screen"])
+    browser.open(path.as_uri())
+    browser.run(AXE.read_text(encoding="utf-8"))
+    found = browser.run(SERIOUS % EXEMPT)
+    assert found == []

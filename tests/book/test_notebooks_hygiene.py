@@ -16,6 +16,7 @@ DRAWS = re.compile(
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 DETAILS = re.compile(r"<details>.*?</details>", re.DOTALL)
 LONGEST_CELL = 40
+WIDEST_CODE = 79  # columns: what a page of 1280 pixels shows
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -41,6 +42,11 @@ def prose(notebook) -> str:
     """The Markdown without its code blocks."""
     texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     return FENCE.sub("", "\n\n".join(texts))
+
+
+def wide_lines(shown: list[str]) -> list[str]:
+    """Lines of code that a page would cut or scroll."""
+    return [line for code in shown for line in code.splitlines() if len(line) > WIDEST_CODE]
 
 
 def test_every_notebook_is_a_page_and_every_page_is_there():
@@ -90,6 +96,16 @@ def test_one_title_and_no_headings_inside_hidden_solutions(notebook):
 def test_cells_are_short(notebook):
     longest = max(len(cell.source.splitlines()) for cell in code_cells(notebook))
     assert longest <= LONGEST_CELL
+
+
+def test_code_fits_the_page(notebook):
+    fenced = "\n\n".join(c.source for c in notebook.cells if c.cell_type != "code")
+    assert wide_lines([c.source for c in code_cells(notebook)] + FENCE.findall(fenced)) == []
+
+
+@pytest.mark.parametrize("page", sorted((toc.ROOT / "book").glob("*.md")), ids=lambda p: p.stem)
+def test_code_of_a_plain_page_fits_it_too(page):
+    assert wide_lines(FENCE.findall(page.read_text(encoding="utf-8"))) == []
 
 
 def test_figures_have_caption_and_alt_text(notebook):

@@ -17,6 +17,7 @@ from book.tools import toc
 from book.tools.address import set_address
 from book.tools.check import check_site
 from book.tools.execute import execute_all, records
+from book.tools.fold import SET_UP
 from book.tools.sphinx_ext import keep_tagged, plain_text
 from book.tools.stage import config, dictionary_page, dress, stage, status_page
 
@@ -60,6 +61,10 @@ def test_good_pages_pass(tmp_path, body):
         ("<script src='//example.org/x.js'></script>", "<script> loads //example"),
         ("<pre><span>Traceback</span> (most recent call last)</pre>", "carries a traceback"),
         ("<div class='output traceback'>x</div>", "carries a traceback"),
+        (
+            "<div class='cell'>Code of Figure 3<span class='caption-number'>Fig. 4 </span></div>",
+            "Code of Figure 3, which is Fig. 4",
+        ),
         ("<span class='problematic'>x</span>", "error message of Sphinx"),
     ],
 )
@@ -123,6 +128,48 @@ def test_parameters_are_folded_and_citations_linked():
     code, text = dress(new_notebook(cells=cells), "elbo").cells
     assert "hide-input" in code.metadata["tags"]
     assert 'href="bibliography.html#liu2023">Liu et al. (2023)</a>' in text.source
+
+
+def test_a_page_opens_with_prose_and_then_one_folded_cell_that_sets_up():
+    cells = [
+        new_markdown_cell("# Title"),
+        new_code_cell("fetch()", metadata={"tags": ["hide-input"]}),
+        new_code_cell("seed = 0", metadata={"tags": ["parameters"]}),
+        new_code_cell("import gfo"),
+        new_markdown_cell("## First"),
+        new_code_cell("seed + 1", outputs=[new_output("execute_result", {"text/plain": "1"})]),
+    ]
+    page = dress(new_notebook(cells=cells), "elbo").cells
+    assert [cell.source for cell in page] == [
+        "# Title", "fetch()", "## First", "seed = 0\n\nimport gfo", "seed + 1",
+    ]  # fmt: skip
+    assert "remove-cell" in page[1].metadata["tags"]
+    assert page[3].metadata["mystnb"]["code_prompt_show"] == SET_UP
+
+
+@pytest.mark.parametrize(
+    ("cell", "prompt"),
+    [
+        (figure_cell(figure={"caption": "Seen.", "alt": "A line."}), "Code of Figure 5"),
+        (new_code_cell("assert a\nassert b"), "Checks of this section: 2 hold"),
+        (
+            new_code_cell("assert a\nif runs:\n    assert b\n    assert c"),
+            "Checks of this section: 1 holds, 2 more where they apply",
+        ),
+        (new_code_cell("def f(x):\n    return x"), "Code of f"),
+    ],
+)
+def test_a_folded_cell_says_what_it_folds(cell, prompt):
+    cell.metadata["tags"] = ["hide-input"]
+    dressed = dress(new_notebook(cells=[cell]), "elbo", before=4).cells[0]
+    assert dressed.metadata["mystnb"]["code_prompt_show"] == prompt
+
+
+def test_cells_of_checks_are_folded_and_teaching_is_not():
+    cells = [new_code_cell("assert a\nassert b"), new_code_cell("a = f()\nb = g()\nassert a")]
+    checks, teaching = dress(new_notebook(cells=cells), "elbo").cells
+    assert "hide-input" in checks.metadata["tags"]
+    assert "tags" not in teaching.metadata
 
 
 def test_progress_bars_go_and_sliders_stay():

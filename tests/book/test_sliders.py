@@ -5,10 +5,12 @@ import re
 import subprocess
 
 import pytest
-from test_browser import CHROMIUM, FLAGS, HTML
+from browser import CHROMIUM, FLAGS
+from test_browser import HTML
 
 from book.tools import toc
 
+DUMP = ["--virtual-time-budget=10000", "--dump-dom"]
 # What a reader with a keyboard does: one press of an arrow key a slider. The frame is the picture
 # that is shown; its bytes are compared, since a new address may hold the old picture.
 SCRIPT = """
@@ -70,7 +72,7 @@ def slide(source: str, profile) -> dict:
     scripts and styles it needs."""
     path = HTML / f"book/{profile.name}.sliders-test.html"
     path.write_text(source.replace("</body>", SCRIPT))
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", path.as_uri()]
+    command = [CHROMIUM, *FLAGS, *DUMP, f"--user-data-dir={profile}", path.as_uri()]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     finally:
