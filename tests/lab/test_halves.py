@@ -65,6 +65,13 @@ def test_a_cell_that_two_experiments_name_is_run_once_and_read_by_both(small, tm
         assert (row["cell"], row["nll"]) == (called, 1.0)
 
 
+def test_every_cell_of_the_inverse_problem_is_run():
+    """Some are cells of other experiments too, which never see this data set."""
+    for method in halves.CELLS["inverse"]:
+        named = halves.named("inverse", "inverse", method, "reduced")
+        assert len(halves.configs("inverse", "inverse", method, "reduced")) == len(named)
+
+
 @pytest.mark.parametrize(
     ("profile", "dataset"),
     [("quick", "digits-halves"), ("reduced", "mnist-halves"), ("full", "mnist-halves")],
