@@ -5,7 +5,6 @@ import getpass
 import hashlib
 import os
 import tempfile
-import tomllib
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,9 +16,10 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from gfo.core.files import declared
 from gfo.core.noise import generator
 
-DIGESTS = tomllib.loads(Path(__file__).with_name("digests.toml").read_text(encoding="utf-8"))
+DIGESTS = declared(__file__, "digests.toml")
 Root = str | Path | None
 Part = tuple[Tensor, Tensor]  # x (n, channels, height, width) float, y (n,) long
 
