@@ -109,10 +109,8 @@ def load(path: str | Path, model: nn.Module, *, likelihood: Likelihood | None = 
     content = read(path)
     about = content["gfo"]
     with _understood(path), contextlib.ExitStack() as undo:
-        if isinstance(model, Attached):
-            net = model
-        else:
-            net = undo.enter_context(_attach_as(about, model, likelihood))
+        bare = not isinstance(model, Attached)
+        net = undo.enter_context(_attach_as(about, model, likelihood)) if bare else model
         check_same(about, describe(net), path)
         load_state(net, content["state"], path)
         undo.pop_all()

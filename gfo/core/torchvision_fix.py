@@ -7,6 +7,7 @@ Declaring the two schemas is enough; the detection operators stay unavailable an
 themselves. A healthy torchvision is left alone.
 """
 
+import contextlib
 import importlib.util
 from pathlib import Path
 
@@ -23,11 +24,9 @@ def declare_missing_operators() -> bool:
     if _library is not None or spec is None or not spec.submodule_search_locations:
         return False
     for extension in Path(spec.submodule_search_locations[0]).glob("_C*"):
-        try:
+        with contextlib.suppress(OSError, RuntimeError):
             torch.ops.load_library(str(extension))  # what torchvision's own import will do
-        except (OSError, RuntimeError):
-            continue
-        return False
+            return False
     if hasattr(torch.ops.torchvision, "nms"):
         return False
     _library = torch.library.Library("torchvision", "DEF")
