@@ -21,9 +21,9 @@ KINDS = {kind: re.compile("|".join(names)) for kind, names in declared(__file__)
 class Channels(TorchFunctionMode):
     """Inside the block, knows the channel axes of every tensor that functions of torch make.
 
-    More than one where the channels were split into groups or heads. A function's kind (`axes.toml`)
-    says what it does to them; one of no kind leaves them where they are in its first argument of as
-    many axes.
+    More than one where the channels were split into groups or heads. A function's kind, as in
+    `axes.toml`, says what it does to them; one of no kind leaves them where they are in its first
+    argument of as many axes.
 
     Attributes:
         known: By tensor; () or no entry for one of which nothing is known.

@@ -1,9 +1,10 @@
 """Gaussian noise, snow and frost at five severities, batched and seeded.
 
-The constants (`corruptions.toml`) are those with which CIFAR-10-C was made (Hendrycks & Dietterich, 2019); they suit
-32×32 images, ImageNet-C's do not. Two things differ from the published arrays: the snow is blurred
-by a half-Gaussian line kernel of our own instead of ImageMagick's, and the frost is cut from the
-five textures of the package torch-uncertainty-assets. The arrays themselves: `gfo.data.cifar_c`.
+The constants, in `corruptions.toml`, are those with which CIFAR-10-C was made (Hendrycks &
+Dietterich, 2019); they suit 32×32 images, ImageNet-C's do not. Two things differ from the published
+arrays: the snow is blurred by a half-Gaussian line kernel of our own instead of ImageMagick's, and
+the frost is cut from the five textures of the package torch-uncertainty-assets. The arrays
+themselves: `gfo.data.cifar_c`.
 """
 
 import functools
