@@ -12,12 +12,12 @@ from torch import Tensor
 
 from gfo.audit import exact, toys
 from gfo.audit.exact_audit import audit_masks, figures, truth
-from gfo.audit.layerwise_optimum import best_layerwise, tempered_fixed_point
+from gfo.audit.layerwise_optimum import best_layerwise, descend, tempered_fixed_point
 from gfo.core.attach import attach
 from gfo.core.attached import Attached
 from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import derive
-from gfo.core.objectives import OBJECTIVES, total
+from gfo.core.objectives import OBJECTIVES
 from gfo.methods import GFlowOut, IDGFlowOut, Method, RandomDropout
 from gfo.train.fit import modes
 from gfo.train.optim import adam
@@ -83,18 +83,15 @@ def train_masks(
         seed: Of the masks.
     """
     net.likelihood.standardise([y])
-    groups = net.method.param_groups()
-    optimizers = [adam(params, 0.03 if g == "log_z" else lr) for g, params in groups.items()]
-    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, steps) for o in optimizers]
-    with modes(net, backbone=False):
-        for step in range(steps if optimizers else 0):
-            batch_pass = BatchPass(net, x, y, (seed, "audit", step))
-            loss = total(net.method.loss(batch_pass, len(y)).parts.values())
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            for stepper in (*optimizers, *schedules):
-                stepper.step()
+    rates = {"masks": lr, "log_z": 0.03}
+    groups = [dict(params=p, lr=rates[name]) for name, p in net.method.param_groups().items()]
+
+    def loss(step: int) -> Tensor:
+        return net.method.loss(BatchPass(net, x, y, (seed, "audit", step)), len(y)).total
+
+    if groups:
+        with modes(net, backbone=False):
+            descend(adam(groups), steps, loss)
 
 
 def trained(method: Method, toy: toys.Toy, *, seed: int = 0, **training) -> Attached:
