@@ -117,10 +117,9 @@ def fetch(name: str, root: Path, holds: str, read: Callable[[], Any]) -> Any:
         with FileLock(Path(tempfile.gettempdir()) / f"gfo-{name}-{place:08x}.lock"):
             return read()
     except Exception as error:  # torchvision raises what its mirrors raise
-        raise FileNotFoundError(
-            f"{name} is not complete under {str(root)!r} and could not be downloaded "
-            f"({type(error).__name__}): set GFO_DATA or root to a folder that holds {holds}"
-        ) from None
+        gone = f"{name} is not complete under {str(root)!r} and could not be downloaded"
+        cure = f"set GFO_DATA or root to a folder that holds {holds}"
+        raise FileNotFoundError(f"{gone} ({type(error).__name__}): {cure}") from None
 
 
 def check_file(path: Path, digest: str, cure: str, algorithm: str = "sha256") -> None:

@@ -59,10 +59,8 @@ class MCAN(nn.Module):
         if image.shape[-1] != self.features:
             raise ValueError(f"image tokens are {image.shape[-1]} wide, not {self.features}")
         if question.shape[1] > self.longest:
-            raise ValueError(
-                f"questions have {question.shape[1]} tokens, this network takes {self.longest}: "
-                "cut them, or build it with longest=…"
-            )
+            cause = f"questions have {question.shape[1]} tokens, this network takes {self.longest}"
+            raise ValueError(f"{cause}: cut them, or build it with longest=…")
         there, asked = (image != 0).any(-1), question != 0  # (B, T), (B, T')
         words, tokens = self.words(question), self.image(image)
         for block in self.encoder:
