@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import joblib
 import pandas as pd
@@ -30,17 +30,8 @@ TRAINING: Any = {"layerwise": dict(steps=1500, lr=0.01), "unitwise": dict(steps=
 KEYS = ["policy", "objective", "sampling"]
 
 
-class Case(NamedTuple):
-    """One row of the audit: a method and what the row is called."""
-
-    policy: str
-    objective: str
-    sampling: str
-    method: Method
-
-
-def cases(objectives: str = "default") -> list[Case]:
-    """What is trained and audited.
+def cases(objectives: str = "default") -> list[tuple[str, str, str, Method]]:
+    """What is trained and audited: policy, objective and sampling as its row says, and the method.
 
     Args:
         objectives: "default" for trajectory balance under both policies and samplings; "all" for
@@ -53,16 +44,16 @@ def cases(objectives: str = "default") -> list[Case]:
     if names is None:
         raise ValueError(f"objectives is {objectives!r}, needs to be 'default' or 'all'")
     make = partial(GFlowOut, prior=0.5, masks=16)
-    found = [
-        Case(policy, name, sampling, make(objective=name, policy=policy, **how))
+    found: list[tuple[str, str, str, Method]] = [
+        (policy, name, sampling, make(objective=name, policy=policy, **how))
         for name in names
         for policy in ("layerwise", "unitwise")
         for sampling, how in SAMPLING.items()
         if name == "tb" or sampling == "on-policy"
     ]
     if objectives == "all":
-        found.append(Case("id-gflowout", "tb", "paper", IDGFlowOut()))
-        found.append(Case("random", "none", "none", RandomDropout()))
+        found.append(("id-gflowout", "tb", "paper", IDGFlowOut()))
+        found.append(("random", "none", "none", RandomDropout()))
     return found
 
 
@@ -173,11 +164,11 @@ def one_seed(seed: int, hidden: Sequence[int], points: int, objectives: str) -> 
     toy, rows = stern_toy(hidden, points, seed)
     best, fixed = rows[1]["kl"], rows[2]["kl"]
     rows[2]["floor"] = best
-    for case in cases(objectives):
-        net = trained(case.method, toy, seed=seed)
-        rows.append(row(*case[:3], audit_masks(net, toy.x, toy.y)))
-        if case.policy == "layerwise":
-            rows[-1]["floor"] = fixed if case.sampling == "paper" else best
+    for policy, objective, sampling, method in cases(objectives):
+        net = trained(method, toy, seed=seed)
+        rows.append(row(policy, objective, sampling, audit_masks(net, toy.x, toy.y)))
+        if policy == "layerwise":
+            rows[-1]["floor"] = fixed if sampling == "paper" else best
     return rows
 
 

@@ -117,7 +117,6 @@ def find_sites(model: nn.Module, sites: str | Sequence[str]) -> list[str]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             raise ValueError(f"sites={sites!r} matches no module {name!r}; nearest name: {near}")
-    for name in names:
         outer = next((o for o in names if name.startswith(f"{o}.")), None)
         if outer is not None and isinstance(sites, str):
             inner = f"{name!r} inside it, whose masks would act on masked activations"
@@ -144,10 +143,9 @@ def pick(output: Any, key: str | int | None) -> Tensor:
     found, fields = output, getattr(output, "_fields", ())
     key = "logits" if key is None and "logits" in fields else key
     if key is not None and not isinstance(output, Tensor):
-        try:
+        found = None
+        with contextlib.suppress(KeyError, IndexError, TypeError):
             found = output[fields.index(key) if key in fields else key]
-        except (KeyError, IndexError, TypeError):
-            found = None
     if not isinstance(found, Tensor):
         what = f"a {type(output).__name__} without a tensor at output={key!r}{entries(output)}"
         raise ValueError(f"the model returns {what}; say where its logits are: output=…")
