@@ -173,13 +173,9 @@ def one_seed(seed: int, hidden: Sequence[int], points: int, objectives: str) -> 
 
 
 def audit_seeds(
-    seeds: Sequence[int] = range(5),
-    *,
-    hidden: Sequence[int] = (5, 5),
-    points: int = 40,
-    objectives: str = "default",
-    jobs: int = 1,
-) -> pd.DataFrame:
+    seeds: Sequence[int] = range(5), *, hidden: Sequence[int] = (5, 5), points: int = 40,
+    objectives: str = "default", jobs: int = 1,
+) -> pd.DataFrame:  # fmt: skip
     """The audit of every case over several seeds.
 
     Args:

@@ -150,14 +150,9 @@ def predict(net: Attached | Ensemble, x: Any, samples: int = 20, **how) -> Tenso
 
 
 def sample_logits(
-    net: Attached | Ensemble,
-    x: Any,
-    samples: int = 20,
-    *,
-    masks: str | Sequence[Tensor] = "own",
-    seed: int = 0,
-    memory: int | None = None,
-) -> Tensor:
+    net: Attached | Ensemble, x: Any, samples: int = 20, *,
+    masks: str | Sequence[Tensor] = "own", seed: int = 0, memory: int | None = None,
+) -> Tensor:  # fmt: skip
     """Logits of every input under every mask, (S, B, K).
 
     For an ensemble of M members that is ⌈S/M⌉ masks each, in turn: row s·M + m is mask s of

@@ -73,15 +73,9 @@ class MCAN(nn.Module):
 
 @MODELS.register("mcan")
 def mcan(
-    words: int = 28,
-    classes: int = 13,
-    features: int = 64,
-    layers: int = 2,
-    width: int = 64,
-    heads: int = 4,
-    embedding: int = 0,
-    longest: int = 14,
-) -> tuple[MCAN, list[str]]:
+    words: int = 28, classes: int = 13, features: int = 64, layers: int = 2, width: int = 64,
+    heads: int = 4, embedding: int = 0, longest: int = 14,
+) -> tuple[MCAN, list[str]]:  # fmt: skip
     """An MCAN and its sites.
 
     A site is the output of each self-attention, guided attention and feed-forward before it is
