@@ -37,13 +37,12 @@ if TYPE_CHECKING:
 declare_missing_operators()  # before anything imports torchvision
 
 # What needs pandas, SciPy, scikit-learn, matplotlib or torchvision waits until it is asked for.
-ROOMS = ("methods", "models", "data", "train", "evaluate", "audit")
 LATER = {
     "audit_masks": "gfo.audit.exact_audit",
     "diagnose": "gfo.audit.diagnose",
     "fit": "gfo.train.fit",
 }
-__getattr__ = lazily(__name__, ROOMS, LATER)
+__getattr__ = lazily(__name__, LATER)
 
 __all__ = [
     "Attached", "Bernoulli", "Categorical", "ConcreteDropout", "ContextualDropout", "Deterministic",

@@ -129,7 +129,7 @@ def test_a_folder_that_is_no_room_is_found(copy):
         ("gfo/train/__init__.py", "class optim: pass", "gfo/train/optim.py"),
         (
             "gfo/audit/__init__.py",
-            '__getattr__ = lazily(__name__, MODULES, {"diagnose": "gfo.audit.diagnose"})',
+            '__getattr__ = lazily(__name__, {"diagnose": "gfo.audit.diagnose"})',
             "gfo/audit/diagnose.py",
         ),
         ("book/gfo_lab/__init__.py", "from gfo_lab.run import run", "book/gfo_lab/run.py"),

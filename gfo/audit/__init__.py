@@ -2,14 +2,4 @@
 
 from gfo.core.lazy import lazily
 
-MODULES = (
-    "broken",
-    "diagnose",
-    "exact",
-    "exact_audit",
-    "layerwise_optimum",
-    "modes",
-    "toys",
-    "trial",
-)
-__getattr__ = lazily(__name__, MODULES)
+__getattr__ = lazily(__name__)

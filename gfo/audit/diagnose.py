@@ -9,11 +9,13 @@ from torch import Tensor
 
 from gfo.core.attached import Attached
 from gfo.core.batch import row_slice, rows, tree_map
-from gfo.core.checks import check_net, check_x, check_y
+from gfo.core.checks import check_batch
+from gfo.core.files import declared
 from gfo.evaluate.masks import log_probs, passes
 from gfo.evaluate.stats import pearson
 
 GROUPS = 16  # of masks, left out in turn
+READINGS = declared(__file__)
 
 
 class Draws(NamedTuple):
@@ -67,9 +69,7 @@ def diagnose(
     Raises:
         ValueError: For a method that aims at no posterior, fewer than 32 samples, bad x or y.
     """
-    check_net(net)
-    x = check_x(net, x)
-    y = check_y(net, x, y)
+    x, y = check_batch(net, x, y)
     if net.method.q is None or not net.method.own_posterior:
         raise ValueError(f"{net.method.name} trains no q toward a posterior: nothing to diagnose")
     if samples < 2 * GROUPS:
@@ -145,24 +145,11 @@ def _read(name: str, value: Any, error: Any, evidence: str) -> tuple[bool, str]:
     gap, share = value["bound"] - value["elbo"], value["var_log_w"] / max(value["var_prior"], 1e-12)
     missed = 3 * math.hypot(e, error["bound"]) + 0.02
     wrong = {
-        "prior_bound": (v - value["bound"] > missed, "above the bound: q misses masks that matter"),
-        "log_z_error": (v > gap + 3 * e + 0.05, f"log Z is not {evidence}"),
-        "var_log_w": (share > 0.9 and v > 0.01, "no less than if p stood for q"),
-        "gain": (v < -3 * e, "p would do better than q"),
+        "prior_bound": v - value["bound"] > missed,
+        "log_z_error": v > gap + 3 * e + 0.05,
+        "var_log_w": share > 0.9 and v > 0.01,
+        "gain": v < -3 * e,
     }
-    readings = {
-        "elbo": f"a lower bound on {evidence}, {gap:.3g} nat under the next",
-        "bound": "a lower bound too; what it gains on the ELBO is KL(q ‖ posterior) in sight",
-        "prior_bound": "p finds nothing more",
-        "log_z": f"what the net says {evidence} is",
-        "log_z_error": "within what this q allows",
-        "ess": f"{v:.0%} of the masks count{'' if v > 0.1 else ': do not trust the bound'}",
-        "var_log_w": f"{share:.0%} of the prior's",
-        "gain": "what q gains by not being p",
-        "var_prior": "what var_log_w would be if p stood for q",
-        "corr_data": "without that part",
-        "corr": "holds the prior's part, which log q and log R share",
-        "moved": "how far the label moves q from p",
-    }
-    flag, trouble = wrong.get(name, (False, ""))
-    return bool(flag), trouble if flag else readings[name]
+    flag, doubt = bool(wrong.get(name)), "" if v > 0.1 else ": do not trust the bound"
+    said = READINGS["wrong" if flag else "fine"][name]
+    return flag, said.format(evidence=evidence, gap=gap, share=share, value=v, doubt=doubt)

@@ -47,10 +47,8 @@ def score_all(net: Attached, x: Any, y: Tensor) -> Score:
     if any(site.tokens for site in net.sites):
         raise ValueError("score_all is for sites without tokens: theirs have too many mask bits")
     masks = all_masks([site.width for site in net.sites])
-    by_row = []
-    for b in range(rows(x)):
-        many = repeat_rows(row_slice((x, y), b, 1), len(masks[0]))  # (1, ...) -> (2^M, ...)
-        by_row.append(score(net, *many, masks=masks))
+    alone = (row_slice((x, y), b, 1) for b in range(rows(x)))  # (1, ...) -> (2^M, ...)
+    by_row = [score(net, *repeat_rows(one, len(masks[0])), masks=masks) for one in alone]
     return tree_map(lambda *each: torch.stack(each), *by_row)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gfo.audit import exact
 from gfo.core.attached import Attached
 from gfo.core.batch import row_slice, rows, to_device, tree_map
-from gfo.core.checks import check_net, check_x, check_y
+from gfo.core.checks import check_batch
 from gfo.core.noise import generator
 from gfo.evaluate.stats import pearson, spearman
 
@@ -43,9 +43,7 @@ def truth(net: Attached, x: Any, y: Tensor) -> Truth:
         ValueError: For more than 16 mask bits, tokens, bad x or y, and for a network without a
             distribution over masks.
     """
-    check_net(net)
-    x = check_x(net, x)
-    y = check_y(net, x, y)
+    x, y = check_batch(net, x, y)
     if net.method.q is None and net.method.p is None:
         raise ValueError(f"{net.method.name} has no distribution over masks: nothing to audit")
     log_q, log_p, log_z, log_lik = tree_map(Tensor.double, exact.score_all(net, x, y))

@@ -140,12 +140,17 @@ def _tables(lead: tuple[int, ...], widths: Sequence[int]) -> Tables:
     return [torch.zeros(*lead, *shape, dtype=torch.float64) for shape in shapes]
 
 
-def _descend(tables: Tables, loss: Callable[[], Tensor], steps: int = 200) -> None:
-    """Adam with a cosine schedule: on the book's toys restarts then agree within 1e-5 nat."""
+def _descend(tables: Tables, loss: Callable[[], Tensor]) -> None:
+    """Adam, of which 200 steps let restarts on the book's toys agree within 1e-5 nat."""
     optimizer = torch.optim.Adam([table.requires_grad_() for table in tables], lr=0.2)
+    descend(optimizer, 200, lambda step: loss())
+
+
+def descend(optimizer: torch.optim.Optimizer, steps: int, loss: Callable[[int], Tensor]) -> None:
+    """Steps of an optimiser down `loss(step)`, its rates falling along a cosine."""
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+    for step in range(steps):
         optimizer.zero_grad()
-        loss().backward()
+        loss(step).backward()
         optimizer.step()
         schedule.step()

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import joblib
 import pandas as pd
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from gfo.audit import exact, toys
 from gfo.audit.exact_audit import audit_masks, figures, truth
-from gfo.audit.layerwise_optimum import best_layerwise, tempered_fixed_point
+from gfo.audit.layerwise_optimum import best_layerwise, descend, tempered_fixed_point
 from gfo.core.attach import attach
 from gfo.core.attached import Attached
 from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import derive
-from gfo.core.objectives import OBJECTIVES, total
+from gfo.core.objectives import OBJECTIVES
 from gfo.methods import GFlowOut, IDGFlowOut, Method, RandomDropout
 from gfo.train.fit import modes
 from gfo.train.optim import adam
@@ -30,17 +30,8 @@ TRAINING: Any = {"layerwise": dict(steps=1500, lr=0.01), "unitwise": dict(steps=
 KEYS = ["policy", "objective", "sampling"]
 
 
-class Case(NamedTuple):
-    """One row of the audit: a method and what the row is called."""
-
-    policy: str
-    objective: str
-    sampling: str
-    method: Method
-
-
-def cases(objectives: str = "default") -> list[Case]:
-    """What is trained and audited.
+def cases(objectives: str = "default") -> list[tuple[str, str, str, Method]]:
+    """What is trained and audited: policy, objective and sampling as its row says, and the method.
 
     Args:
         objectives: "default" for trajectory balance under both policies and samplings; "all" for
@@ -53,16 +44,16 @@ def cases(objectives: str = "default") -> list[Case]:
     if names is None:
         raise ValueError(f"objectives is {objectives!r}, needs to be 'default' or 'all'")
     make = partial(GFlowOut, prior=0.5, masks=16)
-    found = [
-        Case(policy, name, sampling, make(objective=name, policy=policy, **how))
+    found: list[tuple[str, str, str, Method]] = [
+        (policy, name, sampling, make(objective=name, policy=policy, **how))
         for name in names
         for policy in ("layerwise", "unitwise")
         for sampling, how in SAMPLING.items()
         if name == "tb" or sampling == "on-policy"
     ]
     if objectives == "all":
-        found.append(Case("id-gflowout", "tb", "paper", IDGFlowOut()))
-        found.append(Case("random", "none", "none", RandomDropout()))
+        found.append(("id-gflowout", "tb", "paper", IDGFlowOut()))
+        found.append(("random", "none", "none", RandomDropout()))
     return found
 
 
@@ -83,18 +74,15 @@ def train_masks(
         seed: Of the masks.
     """
     net.likelihood.standardise([y])
-    groups = net.method.param_groups()
-    optimizers = [adam(params, 0.03 if g == "log_z" else lr) for g, params in groups.items()]
-    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, steps) for o in optimizers]
-    with modes(net, backbone=False):
-        for step in range(steps if optimizers else 0):
-            batch_pass = BatchPass(net, x, y, (seed, "audit", step))
-            loss = total(net.method.loss(batch_pass, len(y)).parts.values())
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            for stepper in (*optimizers, *schedules):
-                stepper.step()
+    rates = {"masks": lr, "log_z": 0.03}
+    groups = [dict(params=p, lr=rates[name]) for name, p in net.method.param_groups().items()]
+
+    def loss(step: int) -> Tensor:
+        return net.method.loss(BatchPass(net, x, y, (seed, "audit", step)), len(y)).total
+
+    if groups:
+        with modes(net, backbone=False):
+            descend(adam(groups), steps, loss)
 
 
 def trained(method: Method, toy: toys.Toy, *, seed: int = 0, **training) -> Attached:
@@ -176,22 +164,18 @@ def one_seed(seed: int, hidden: Sequence[int], points: int, objectives: str) -> 
     toy, rows = stern_toy(hidden, points, seed)
     best, fixed = rows[1]["kl"], rows[2]["kl"]
     rows[2]["floor"] = best
-    for case in cases(objectives):
-        net = trained(case.method, toy, seed=seed)
-        rows.append(row(*case[:3], audit_masks(net, toy.x, toy.y)))
-        if case.policy == "layerwise":
-            rows[-1]["floor"] = fixed if case.sampling == "paper" else best
+    for policy, objective, sampling, method in cases(objectives):
+        net = trained(method, toy, seed=seed)
+        rows.append(row(policy, objective, sampling, audit_masks(net, toy.x, toy.y)))
+        if policy == "layerwise":
+            rows[-1]["floor"] = fixed if sampling == "paper" else best
     return rows
 
 
 def audit_seeds(
-    seeds: Sequence[int] = range(5),
-    *,
-    hidden: Sequence[int] = (5, 5),
-    points: int = 40,
-    objectives: str = "default",
-    jobs: int = 1,
-) -> pd.DataFrame:
+    seeds: Sequence[int] = range(5), *, hidden: Sequence[int] = (5, 5), points: int = 40,
+    objectives: str = "default", jobs: int = 1,
+) -> pd.DataFrame:  # fmt: skip
     """The audit of every case over several seeds.
 
     Args:

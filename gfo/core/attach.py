@@ -18,15 +18,10 @@ if TYPE_CHECKING:
 
 
 def attach(
-    model: nn.Module,
-    sites: str | Sequence[str],
-    method: "Method | str",
-    example: Any,
-    *,
-    axes: Mapping[str, Sequence[str]] | None = None,
-    output: str | int | None = None,
+    model: nn.Module, sites: str | Sequence[str], method: "Method | str", example: Any, *,
+    axes: Mapping[str, Sequence[str]] | None = None, output: str | int | None = None,
     likelihood: Likelihood | None = None,
-) -> Attached:
+) -> Attached:  # fmt: skip
     """Put masks behind modules of `model`.
 
     Args:

@@ -49,17 +49,16 @@ class Hub:
     def __reduce__(self):  # a copy, or what a file holds, has locks of its own and runs no pass
         return Hub, (self.modes,)
 
-    def turn(self, model: nn.Module) -> contextlib.AbstractContextManager:
+    @contextlib.contextmanager
+    def turn(self, model: nn.Module) -> Iterator[None]:
         """Takes the locks of this network and of all that share modules with it, in one order."""
         if not self.locks:
             own, modules = threading.RLock(), model.modules()
             self.locks = sorted({LOCKS.setdefault(m, own) for m in modules}, key=id)
-        if len(self.locks) == 1:
-            return self.locks[0]
-        held = contextlib.ExitStack()
-        for lock in self.locks:
-            held.enter_context(lock)
-        return held
+        with contextlib.ExitStack() as held:
+            for lock in self.locks:
+                held.enter_context(lock)
+            yield
 
     def leave(self, model: nn.Module, *once: nn.Module) -> None:
         """Take this network's hooks off a model, and off modules that were once in it; the modes

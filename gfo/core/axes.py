@@ -12,32 +12,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from gfo.core.batch import leaves
+from gfo.core.files import declared
 
 Axes = tuple[int, ...]
-# What a function says of its result, whatever it was given: features come last …
-PRODUCT = re.compile(r"matmul|r?matmul|bmm|baddbmm|mm|addmm")
-LAST = re.compile(
-    rf"linear\w*|layer_norm|rms_norm|embedding\w*|bilinear|{PRODUCT.pattern}|lstm|gru|rnn_\w+"
-    r"|pad_packed_sequence|scaled_dot_product_attention|multi_head_attention_forward"
-)
-# … or second …
-SECOND = re.compile(r"conv(_transpose)?[123]d|(batch|group|instance)_norm")
-# … which these say only of what nothing else is known of.
-SECOND_IF_UNKNOWN = re.compile(r"\w*pool[123]d\w*|interpolate|(feature_)?dropout[123]d")
-MOVES = re.compile(  # of rows, axes and parts: where the channels went is tried out
-    r"permute|transpose|t|adjoint|swap(axes|dims)|move(dim|axis)|reshape|view|(un)?flatten"
-    r"|(reshape|view|expand)_as|(un)?squeeze|expand|repeat|getitem|get|select|narrow|unbind|unfold"
-    r"|chunk|split\w*|tensor_split|mean|amax|amin"
-)
-# nothing is known of the results of these
-MIXES = re.compile(r"einsum|tensordot|kron|outer|cdist|new_\w+")
+KINDS = {kind: re.compile("|".join(names)) for kind, names in declared(__file__).items()}
 
 
 class Channels(TorchFunctionMode):
     """Inside the block, knows the channel axes of every tensor that functions of torch make.
 
-    More than one where the channels were split into groups or heads. A function of none of the
-    kinds above leaves the axes where they are in its first argument of as many axes.
+    More than one where the channels were split into groups or heads. A function's kind, as in
+    `axes.toml`, says what it does to them; one of no kind leaves them where they are in its first
+    argument of as many axes.
 
     Attributes:
         known: By tensor; () or no entry for one of which nothing is known.
@@ -55,7 +41,7 @@ class Channels(TorchFunctionMode):
             name, given = getattr(func, "__name__", "").strip("_"), leaves([*args, kwargs])
             for t, axes in zip(made, self.axes(func, name, args, kwargs, given, made), strict=True):
                 self.known[t] = axes
-            if re.fullmatch(r"(feature_|alpha_)*dropout[123]?d?", name):
+            if KINDS["drops"].fullmatch(name):
                 if kwargs.get("p", args[1] if len(args) > 1 else 0.5) > 0:
                     self.dropped.update(dict.fromkeys((*given[:1], *made), True))
         return result
@@ -66,19 +52,20 @@ class Channels(TorchFunctionMode):
         # a norm over all of (C, H, W) has no word on which of them is C
         sizes = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
         whole = name in ("layer_norm", "rms_norm") and len(sizes) > 1
-        if LAST.fullmatch(name) and not whole:
+        kinds = {kind for kind, names in KINDS.items() if names.fullmatch(name)}
+        if kinds & {"last", "product"} and not whole:
             last = given[-1]  # W @ (B, C, L)
-            turned = PRODUCT.fullmatch(name) and self.known.get(last) == (last.dim() - 2,)
+            turned = "product" in kinds and self.known.get(last) == (last.dim() - 2,)
             return [(max(0, t.dim() - (2 if turned else 1)),) for t in made]
-        if SECOND.fullmatch(name):
+        if "second" in kinds:
             return [(min(1, t.dim() - 1),) for t in made]
-        if MOVES.fullmatch(name):
+        if "moves" in kinds:
             axes = self.known.get(args[0]) if args and isinstance(args[0], Tensor) else None
             found = tried(func, args, kwargs, axes) if axes else []
             return found if len(found) == len(made) else [()] * len(made)
-        if MIXES.fullmatch(name):
+        if "mixes" in kinds:
             return [()] * len(made)
-        default = (1,) if SECOND_IF_UNKNOWN.fullmatch(name) else ()
+        default = (1,) if "second_if_unknown" in kinds else ()
         return [next((self.known[t] for t in known if t.dim() == m.dim()), default) for m in made]
 
 

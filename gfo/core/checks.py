@@ -109,6 +109,13 @@ def check_y(net: Attached, x: Any, y: Any) -> Tensor:
     return y
 
 
+def check_batch(net: Any, x: Any, y: Any) -> tuple[Any, Tensor]:
+    """(x, y) as the network takes them: see `check_net`, `check_x` and `check_y`."""
+    check_net(net)
+    x = check_x(net, x)
+    return x, check_y(net, x, y)
+
+
 def check_whole(name: str, number: Any, low: int = 0) -> int:
     """`number` as an int; ValueError, naming it, unless it is a whole number from `low` on."""
     if not isinstance(number, Integral) or number < low:

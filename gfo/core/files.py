@@ -1,8 +1,9 @@
-"""Writing files so that nobody ever reads half of one."""
+"""Writing files so that nobody ever reads half of one; reading settings and JSON."""
 
 import contextlib
 import json
 import os
+import tomllib
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,13 @@ def saying_why(path: str | Path, what: str = "file") -> Iterator[None]:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         said = f"{what} {str(path)!r} cannot be written to ({reason})"
         raise ValueError(f"{said}: see if the disk is full, or the folder not yours") from None
+
+
+def declared(module: str, name: str | None = None) -> dict[str, Any]:
+    """The TOML file beside a module: of the module's own name, or `name`."""
+    path = Path(module)
+    path = path.with_suffix(".toml") if name is None else path.with_name(name)
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def read_json(path: str | Path) -> Any:

@@ -115,10 +115,9 @@ class SiteHandler:
     def finish(self, output: Any) -> Any:
         """What the model returned, once every site has run."""
         if len(self.masks) != len(self.net.sites):
-            raise ValueError(
-                f"site {self.missing!r} did not run in this pass, though it did on example (after "
-                "detach()? compiled before attach? a model that skips layers, as by LayerDrop?)"
-            )
+            said = f"site {self.missing!r} did not run in this pass, though it did on example"
+            why = "compiled before attach? a model that skips layers, as by LayerDrop?"
+            raise ValueError(f"{said} (after detach()? {why})")
         return output
 
 

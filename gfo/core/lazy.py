@@ -1,24 +1,24 @@
 """Names that are imported when first used, so that `import gfo` loads torch and little else."""
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def lazily(
-    package: str, modules: Sequence[str] = (), names: Mapping[str, str] | None = None
-) -> Callable[[str], Any]:
-    """A `__getattr__` for a package (PEP 562).
+def lazily(package: str, names: Mapping[str, str] | None = None) -> Callable[[str], Any]:
+    """A `__getattr__` for a package (PEP 562): its submodules are imported when first asked for.
 
     Args:
         package: The package's own name.
-        modules: Submodules of it that are imported when first asked for.
         names: Names of functions and classes, each with the module that holds it.
 
     Returns:
         The function; it raises AttributeError for any other name.
     """
-    places = dict(names or {})
+    places, path = names or {}, sys.modules[package].__path__
+    modules = {module.name for module in pkgutil.iter_modules(path)}
 
     def find(name: str) -> Any:
         if name in places:

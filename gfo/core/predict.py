@@ -14,7 +14,7 @@ from torch import Tensor
 from gfo.core.attached import Attached
 from gfo.core.batch import device_of, leaves, repeat_rows, row_slice, rows, to_device, tree_map
 from gfo.core.blocks import block_rows, fold_of, in_blocks, inputs, is_loader
-from gfo.core.checks import check_counts, check_finite, check_masks, check_net, check_x, check_y
+from gfo.core.checks import check_batch, check_counts, check_finite, check_masks, check_net, check_x
 from gfo.core.ensemble import Ensemble
 from gfo.core.masked_pass import Pass, masked_pass, noise_for, without_gradient
 from gfo.core.noise import draw_noise, generator
@@ -65,9 +65,7 @@ def sample(
         ValueError: On bad x or y, and where the network answers NaN.
     """
     check_net(net)
-    x = check_x(net, x)
-    if y is not None:
-        y = check_y(net, x, y)
+    x, y = (check_x(net, x), None) if y is None else check_batch(net, x, y)
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     back = leaves(x)[0].device
     x, y = to_device((x, y), device_of(net))
@@ -97,8 +95,7 @@ def score(net: Attached, x: Any, y: Any, masks: Sequence[Tensor]) -> Score:
     check_net(net)
     if is_loader(x):
         return _score_batches(net, x, y, masks)
-    x = check_x(net, x)
-    y = check_y(net, x, y)
+    x, y = check_batch(net, x, y)
     masks = check_masks(net, masks, (rows(x),))
     back = leaves(x)[0].device
     x, y, masks = to_device((x, y, masks), device_of(net))
@@ -153,14 +150,9 @@ def predict(net: Attached | Ensemble, x: Any, samples: int = 20, **how) -> Tenso
 
 
 def sample_logits(
-    net: Attached | Ensemble,
-    x: Any,
-    samples: int = 20,
-    *,
-    masks: str | Sequence[Tensor] = "own",
-    seed: int = 0,
-    memory: int | None = None,
-) -> Tensor:
+    net: Attached | Ensemble, x: Any, samples: int = 20, *,
+    masks: str | Sequence[Tensor] = "own", seed: int = 0, memory: int | None = None,
+) -> Tensor:  # fmt: skip
     """Logits of every input under every mask, (S, B, K).
 
     For an ensemble of M members that is ⌈S/M⌉ masks each, in turn: row s·M + m is mask s of

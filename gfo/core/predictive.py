@@ -84,8 +84,9 @@ def predictive(net: Attached, x: Any, samples: int = 20, **how) -> Predictive:
     Raises:
         ValueError: On bad x, samples < 1 or bad masks.
     """
-    if isinstance(net, Ensemble) and how.get("masks") is None:  # each member has its own sd, say
-        share = max(1, -(-samples // len(net.nets))) if samples > 0 else samples
+    drawn = isinstance(how.get("masks"), str | None)
+    if isinstance(net, Ensemble) and drawn:  # each member has its own sd, say
+        share = -(-samples // len(net.nets)) if samples > 0 else samples
         parts = [p for member in net.nets for p in predictive(member, x, share, **how).parts]
         return Predictive(parts)
     return Predictive([(net.likelihood, sample_logits(net, x, samples, **how))])

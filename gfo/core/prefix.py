@@ -7,7 +7,6 @@ folded rows, where those modules give their kept rows, repeated, instead of comp
 """
 
 import contextlib
-from collections.abc import Iterator
 from threading import get_ident
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from gfo.core.attached import Attached
 from gfo.core.batch import call, leaves, repeat_rows, tree_map
+from gfo.core.sites import exchanged
 
 # One copy of the rows is made on writing only: most are read, or not even that, by the next kept
 # module. torch's own name for that is private still; without it each is made.
@@ -87,20 +87,11 @@ def finished(net: Attached, x: Any) -> list[tuple[nn.Module, Tensor | None]]:
     return log
 
 
-@contextlib.contextmanager
-def swapped(forwards: dict[nn.Module, Any]) -> Iterator[None]:
+def swapped(forwards: dict[nn.Module, Any]) -> contextlib.AbstractContextManager:
     """Give modules another `forward` inside the block, and in this thread alone."""
-    own, me = {module: module.__dict__.get("forward") for module in forwards}, get_ident()
+    me = get_ident()
 
     def here(forward: Any, original: Any) -> Any:
         return lambda *args, **how: (forward if get_ident() == me else original)(*args, **how)
 
-    for module, forward in forwards.items():
-        module.__dict__["forward"] = here(forward, module.forward)
-    try:
-        yield
-    finally:
-        for module, before in own.items():
-            del module.__dict__["forward"]
-            if before is not None:
-                module.__dict__["forward"] = before
+    return exchanged((vars(m), "forward", here(f, m.forward)) for m, f in forwards.items())

@@ -25,14 +25,15 @@ def describe(net: Attached) -> dict[str, Any]:
 
     The default likelihood goes unsaid, as in files that were written before there were others.
     """
-    about = {"spec": _plain(net.spec), "method": net.method.name, "config": net.method.config}
+    about = {"spec": _as(list, net.spec), "method": net.method.name, "config": net.method.config}
     named = type(net.likelihood).__repr__ is not object.__repr__  # else it is an address
     said = repr(net.likelihood) if named else type(net.likelihood).__qualname__
     return about if said == repr(Categorical()) else about | {"likelihood": said}
 
 
-def _plain(value: Any) -> Any:
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+def _as(kind: type, value: Any) -> Any:
+    """Nested lists and tuples as lists (a file's), or tuples."""
+    return kind(_as(kind, v) for v in value) if isinstance(value, tuple | list) else value
 
 
 def save(net: Attached, path: str | Path) -> None:
@@ -109,10 +110,8 @@ def load(path: str | Path, model: nn.Module, *, likelihood: Likelihood | None = 
     content = read(path)
     about = content["gfo"]
     with _understood(path), contextlib.ExitStack() as undo:
-        if isinstance(model, Attached):
-            net = model
-        else:
-            net = undo.enter_context(_attach_as(about, model, likelihood))
+        bare = not isinstance(model, Attached)
+        net = undo.enter_context(_attach_as(about, model, likelihood)) if bare else model
         check_same(about, describe(net), path)
         load_state(net, content["state"], path)
         undo.pop_all()
@@ -158,7 +157,7 @@ def read(path: str | Path, *keys: str) -> dict:
         if key not in content:
             raise ValueError(f"{str(path)!r} lacks {key!r}: cut down, or no checkpoint of gfo.fit")
     with _understood(path):  # the spec as it would be today
-        content["gfo"] |= {"spec": _plain(spec_of(content["gfo"]["spec"]))}
+        content["gfo"] |= {"spec": _as(list, spec_of(content["gfo"]["spec"]))}
     return content
 
 
@@ -189,13 +188,9 @@ def load_state(net: Attached, state: dict, path: str | Path) -> None:
 
 def spec_of(plain: list) -> Spec:
     """The spec in a file; one written before a field was there gets its default."""
-    spec = Spec(*plain)
-    return spec._replace(
-        sites=tuple(Site(*site) for site in spec.sites),
-        shapes=tuple(map(tuple, spec.shapes)),
-        batched=tuple(spec.batched),
-        outputs=tuple(spec.outputs) or (spec.classes,),
-    )
+    spec = Spec(*_as(tuple, plain))
+    sites = tuple(Site(*site) for site in spec.sites)
+    return spec._replace(sites=sites, outputs=spec.outputs or (spec.classes,))
 
 
 def _attach_as(about: dict, model: nn.Module, likelihood: Any) -> Attached:

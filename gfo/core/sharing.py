@@ -6,7 +6,6 @@ weights that are still 0: a head or a gate that starts at 0 hides what stands be
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from gfo.core.attached import Attached
 from gfo.core.batch import call, device_of, leaves, repeat_rows, to_device, tree_map
 from gfo.core.prefix import Prefix
-from gfo.core.sites import Spec, eval_mode, hooked, plain
+from gfo.core.sites import Spec, eval_mode, exchanged, hooked, plain
 
 ROWS = 2  # of a trial pass, which differ
 HALVES = slice(None, ROWS), slice(ROWS, None)  # of a folded one
@@ -62,8 +61,7 @@ def different_rows(x: Any, gen: torch.Generator) -> Any:
     return tree_map(disturb, x)
 
 
-@contextlib.contextmanager
-def stirred(model: nn.Module, gen: torch.Generator) -> Iterator[None]:
+def stirred(model: nn.Module, gen: torch.Generator) -> contextlib.AbstractContextManager:
     """Inside the block, parameters and buffers that are nearly 0 throughout are random numbers."""
     held: list[tuple[Any, str, Any]] = [
         (store, name, t)
@@ -74,13 +72,7 @@ def stirred(model: nn.Module, gen: torch.Generator) -> Iterator[None]:
         if t is not None and readable(t) and t.abs().max() < NEARLY_ZERO
     ]
     other = {id(t): 0.1 * torch.randn(t.shape, generator=gen).to(t) for _, _, t in held}  # tied
-    try:
-        for store, name, t in held:
-            store[name] = other[id(t)]
-        yield
-    finally:
-        for store, name, t in held:
-            store[name] = t
+    return exchanged((store, name, other[id(t)]) for store, name, t in held)
 
 
 def readable(t: Tensor) -> bool:

@@ -35,18 +35,12 @@ def check_together(outputs: dict[str, Tensor], logits: Tensor, dropped: list[str
         # a view too, as of a Flatten
         if h.data_ptr() == same.data_ptr() and h.numel() == same.numel():
             raise ValueError(f"sites {name!r} and {other!r} return the same tensor: name one")
-    said = [
-        f"site {name!r} is the output layer: its masks set logits to 0; choose a module before it"
-        for name, h in outputs.items()
-        if are_logits(h, logits)
-    ]
+    for name in (name for name, h in outputs.items() if are_logits(h, logits)):
+        cause = f"site {name!r} is the output layer: its masks set logits to 0"
+        warnings.warn(f"{cause}; choose a module before it", stacklevel=4)
     if dropped:
-        said.append(
-            "dropout of the model's own, p > 0, acts in training beside the masks of site(s) "
-            f"{', '.join(dropped)}: set its p to 0"
-        )
-    for words in said:
-        warnings.warn(words, stacklevel=4)
+        cause = "dropout of the model's own, p > 0, acts in training beside the masks of site(s)"
+        warnings.warn(f"{cause} {', '.join(dropped)}: set its p to 0", stacklevel=4)
 
 
 def are_logits(h: Tensor, logits: Tensor) -> bool:

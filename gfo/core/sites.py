@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, NamedTuple
@@ -117,18 +117,14 @@ def find_sites(model: nn.Module, sites: str | Sequence[str]) -> list[str]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             raise ValueError(f"sites={sites!r} matches no module {name!r}; nearest name: {near}")
-    for name in names:
         outer = next((o for o in names if name.startswith(f"{o}.")), None)
         if outer is not None and isinstance(sites, str):
-            raise ValueError(
-                f"sites={sites!r} matches {outer!r} and {name!r} inside it, whose masks would act "
-                "on masked activations: match no container, or name the modules"
-            )
+            inner = f"{name!r} inside it, whose masks would act on masked activations"
+            cure = "match no container, or name the modules"
+            raise ValueError(f"sites={sites!r} matches {outer!r} and {inner}: {cure}")
         if isinstance(model.get_submodule(name), torch.jit.ScriptModule):
-            raise ValueError(
-                f"site {name!r} is TorchScript, which takes no mask: choose a module outside "
-                "it, or attach before torch.jit.script"
-            )
+            cure = "choose a module outside it, or attach before torch.jit.script"
+            raise ValueError(f"site {name!r} is TorchScript, which takes no mask: {cure}")
     return names
 
 
@@ -147,15 +143,12 @@ def pick(output: Any, key: str | int | None) -> Tensor:
     found, fields = output, getattr(output, "_fields", ())
     key = "logits" if key is None and "logits" in fields else key
     if key is not None and not isinstance(output, Tensor):
-        try:
+        found = None
+        with contextlib.suppress(KeyError, IndexError, TypeError):
             found = output[fields.index(key) if key in fields else key]
-        except (KeyError, IndexError, TypeError):
-            found = None
     if not isinstance(found, Tensor):
-        raise ValueError(
-            f"the model returns a {type(output).__name__} without a tensor at output={key!r}"
-            f"{entries(output)}; say where its logits are: output=…"
-        )
+        what = f"a {type(output).__name__} without a tensor at output={key!r}{entries(output)}"
+        raise ValueError(f"the model returns {what}; say where its logits are: output=…")
     if found.dim() < 2:
         raise ValueError(f"logits have shape {tuple(found.shape)}, need (B, K) or (B, K, …)")
     return found
@@ -268,16 +261,25 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def preserve_buffers(module: nn.Module) -> Iterator[None]:
-    """Modes stay inside the block, and what a pass does to buffers is undone after it."""
-    held = [(m, n, b) for m in module.modules() for n, b in m._buffers.items() if b is not None]
-    for m, name, buffer in held:
-        m._buffers[name] = buffer.clone()
+def exchanged(others: Iterable[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
+    """Inside the block dicts have other entries, (dict, key, other), after it what they had."""
+    held = []
     try:
+        for store, key, other in others:
+            held.append((store, key, store.get(key)))
+            store[key] = other
         yield
     finally:
-        for m, name, buffer in held:
-            m._buffers[name] = buffer
+        for store, key, own in held:
+            store[key] = own
+            if own is None:  # it had none
+                del store[key]
+
+
+def preserve_buffers(module: nn.Module) -> contextlib.AbstractContextManager:
+    """Modes stay inside the block, and what a pass does to buffers is undone after it."""
+    held = [(m._buffers, n, b) for m in module.modules() for n, b in m._buffers.items()]
+    return exchanged((of, name, b.clone()) for of, name, b in held if b is not None)
 
 
 def describe(
@@ -299,21 +301,15 @@ def describe(
     shape, letters = tuple(h.shape), usual_letters(h, channels) if axes is None else "".join(axes)
     if letters is None:
         such = {3: "BTC", 4: "BCHW"}.get(h.dim(), "BCDHW")
-        raise ValueError(
-            f"site {name!r} has shape {shape}, and nothing tells which axis holds its channels: "
-            f"name its axes with axes={{{name!r}: {such!r}}}, say"
-        )
+        cause = f"site {name!r} has shape {shape}, and nothing tells which axis holds its channels"
+        raise ValueError(f"{cause}: name its axes with axes={{{name!r}: {such!r}}}, say")
     if len(letters) != h.dim() or letters.count("B") != 1 or letters.count("C") != 1:
-        raise ValueError(
-            f"axes {letters!r} do not fit site {name!r} of shape {shape}: one letter per axis, "
-            "B and C once each"
-        )
+        cause = f"axes {letters!r} do not fit site {name!r} of shape {shape}"
+        raise ValueError(f"{cause}: one letter per axis, B and C once each")
     size, axis = dict(zip(letters, shape, strict=True)), letters.index("B")
     if (size["B"], doubled.shape[axis]) != (batch, 2 * batch):
-        raise ValueError(
-            f"axis {axis} of site {name!r}, of shape {shape}, is not the batch of {batch}: name "
-            "its axes with axes=…, or choose another module"
-        )
+        cause = f"axis {axis} of site {name!r}, of shape {shape}, is not the batch of {batch}"
+        raise ValueError(f"{cause}: name its axes with axes=…, or choose another module")
     return Site(name, letters, size["C"], size.get("T"))
 
 

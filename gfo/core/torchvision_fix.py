@@ -7,30 +7,26 @@ Declaring the two schemas is enough; the detection operators stay unavailable an
 themselves. A healthy torchvision is left alone.
 """
 
+import contextlib
 import importlib.util
 from pathlib import Path
 
 import torch
 
 _NMS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_library = None  # the schemas live as long as this object
 
 
 def declare_missing_operators() -> bool:
     """Declare torchvision's two schemas if its extension cannot load; True if that was needed."""
-    global _library
     spec = importlib.util.find_spec("torchvision")
-    if _library is not None or spec is None or not spec.submodule_search_locations:
+    if spec is None or not spec.submodule_search_locations:
         return False
     for extension in Path(spec.submodule_search_locations[0]).glob("_C*"):
-        try:
+        with contextlib.suppress(OSError, RuntimeError):
             torch.ops.load_library(str(extension))  # what torchvision's own import will do
-        except (OSError, RuntimeError):
-            continue
-        return False
+            return False
     if hasattr(torch.ops.torchvision, "nms"):
         return False
-    _library = torch.library.Library("torchvision", "DEF")
-    _library.define("nms" + _NMS)
-    _library.define("qnms" + _NMS)
+    for name in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{name}", _NMS)
     return True

@@ -1,9 +1,10 @@
 """Gaussian noise, snow and frost at five severities, batched and seeded.
 
-The constants are those with which CIFAR-10-C was made (Hendrycks & Dietterich, 2019); they suit
-32×32 images, ImageNet-C's do not. Two things differ from the published arrays: the snow is blurred
-by a half-Gaussian line kernel of our own instead of ImageMagick's, and the frost is cut from the
-five textures of the package torch-uncertainty-assets. The arrays themselves: `gfo.data.cifar_c`.
+The constants, in `corruptions.toml`, are those with which CIFAR-10-C was made (Hendrycks &
+Dietterich, 2019); they suit 32×32 images, ImageNet-C's do not. Two things differ from the published
+arrays: the snow is blurred by a half-Gaussian line kernel of our own instead of ImageMagick's, and
+the frost is cut from the five textures of the package torch-uncertainty-assets. The arrays
+themselves: `gfo.data.cifar_c`.
 """
 
 import functools
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gfo.core.files import declared
 from gfo.core.noise import generator
 from gfo.core.registry import Registry
 
@@ -23,16 +25,8 @@ CORRUPTIONS = Registry("corruption")
 SEVERITIES = (1, 2, 3, 4, 5)
 CHUNK = 1000  # images at a time
 
-NOISE = (0.04, 0.06, 0.08, 0.09, 0.10)  # standard deviation
-SNOW = (  # mean, standard deviation, zoom, threshold, blur radius, blur sigma, share of the image
-    (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
-    (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
-    (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-    (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-    (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-)
-FROST = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))  # weight of image, of texture
-TEXTURE_SCALE = 0.2
+CONSTANTS = declared(__file__)
+NOISE, SNOW, FROST = (CONSTANTS[name] for name in ("gaussian_noise", "snow", "frost"))
 
 
 def corrupt(x: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
@@ -172,7 +166,7 @@ def textures() -> list[Tensor]:
     for name in sorted(f.name for f in folder.iterdir() if f.name.endswith(".jpg")):
         with (folder / name).open("rb") as file:
             picture = Image.open(file).convert("RGB")
-        size = [round(TEXTURE_SCALE * side) for side in picture.size]
+        size = [round(CONSTANTS["texture_scale"] * side) for side in picture.size]
         pixels = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
         found.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255)  # -> (3, H, W)
     return found

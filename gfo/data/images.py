@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
+from gfo.core.files import declared
 from gfo.core.registry import DATASETS
 from gfo.data.splits import DIGESTS, Part, Root, Splits, check_file, data_root, fetch, split
 
@@ -37,32 +38,40 @@ def digits_part(size: int, channels: int) -> Part:
     return x.repeat(1, channels, 1, 1), torch.tensor(bunch.target, dtype=torch.long)
 
 
-MNIST_SIZES = (50_000, 5_000, 5_000)
+SETS = declared(__file__)  # sizes: how many to train, to validate and to tune by default
 
 
-@DATASETS.register("mnist")
-def mnist(root: Root = None, seed: int = 0, *, sizes: Sequence[int] = MNIST_SIZES) -> Splits:
-    """MNIST, 28×28: 50,000 to train, 5,000 to validate, 5,000 to tune (by seed), 10,000 to test.
+def from_torchvision(
+    name: str, root: Root = None, seed: int = 0, *, sizes: Sequence[int] | None = None
+) -> Splits:
+    """A published data set: its test part to test, the rest cut by seed.
 
     Args:
+        name: "mnist", 28×28, 60,000 to cut and 10,000 to test; "cifar10" and "cifar100", colour
+            images 32×32, 50,000 and 10,000; "svhn", colour images 32×32 of house numbers, 73,257
+            and 26,032.
         root: Where the files lie, see `gfo.data.load`.
         seed: Of the split.
-        sizes: How many of the 60,000 to train, to validate and to tune.
+        sizes: How many to train, to validate and to tune, if not those in `images.toml`.
     """
-    root = data_root(root)
-    pool, test = (_part(root, train) for train in (True, False))
-    return split("mnist", pool, sizes, test, 10, seed)
+    pool, test = (READERS[name](root, train) for train in (True, False))
+    about = SETS[name]
+    return split(name, pool, sizes or about["sizes"], test, about["classes"], seed)
+
+
+for _name in SETS:
+    DATASETS[_name] = partial(from_torchvision, _name)
 
 
 MNIST_SHA256 = DIGESTS["mnist"]
 
 
-def _part(root: Path, train: bool) -> Part:
+def _part(root: Root, train: bool) -> Part:
     from torchvision.datasets import mnist  # takes two seconds: only where it is needed
 
     # as made by its constructor it would take a processed/ of old, unchecked, before the files
     files: Any = mnist.MNIST.__new__(mnist.MNIST)
-    files.root = str(root)
+    files.root = str(root := data_root(root))
     fetch("MNIST", root, "MNIST/raw", files.download)
     part = Path(files.raw_folder) / ("train" if train else "t10k")
     paths = [Path(f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
@@ -72,59 +81,28 @@ def _part(root: Path, train: bool) -> Part:
     return images[:, None].float() / 255, labels.long()  # (n, 28, 28) -> (n, 1, 28, 28)
 
 
-FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
-
-
-def cifar(
-    name: str, root: Root = None, seed: int = 0, *, sizes: Sequence[int] = (45_000, 2_500, 2_500)
-) -> Splits:
-    """CIFAR, colour images 32×32, 10,000 to test.
-
-    Args:
-        name: "cifar10" or "cifar100".
-        root: Where the files lie, see `gfo.data.load`.
-        seed: Of the split.
-        sizes: How many of the other 50,000 to train, to validate and to tune.
-    """
-    pool, test = (cifar_part(name, root, train) for train in (True, False))
-    return split(name, pool, sizes, test, 10 if name == "cifar10" else 100, seed)
-
-
 def cifar_part(name: str, root: Root, train: bool) -> Part:
     """The 50,000 or the 10,000 raw images (n, 3, 32, 32), bytes, and labels, in their order."""
-    from torchvision import datasets  # takes two seconds: only where it is needed
-
-    root, kind = data_root(root), getattr(datasets, name.upper())
-    read = partial(kind, str(root), train=train, download=True)
-    data = fetch(kind.__name__, root, FOLDERS[name], read)
+    data = _read(name.upper(), root, SETS[name]["folder"], train=train)
     x = torch.from_numpy(data.data).permute(0, 3, 1, 2)  # (n, 32, 32, 3) -> (n, 3, 32, 32)
     return x.contiguous(), torch.tensor(data.targets, dtype=torch.long)
 
 
-DATASETS["cifar10"] = partial(cifar, "cifar10")
-DATASETS["cifar100"] = partial(cifar, "cifar100")
+def svhn_part(root: Root, train: bool) -> Part:
+    """The raw images (n, 3, 32, 32), bytes, and labels to train or to test, in their order."""
+    part = "train" if train else "test"
+    data = _read("SVHN", root, f"{part}_32x32.mat", split=part)
+    return torch.from_numpy(data.data), torch.from_numpy(data.labels).long()
 
 
-@DATASETS.register("svhn")
-def svhn(
-    root: Root = None, seed: int = 0, *, sizes: Sequence[int] = (65_000, 4_000, 4_000)
-) -> Splits:
-    """SVHN, colour images 32×32 of house numbers, 26,032 to test.
-
-    Args:
-        root: Where the files lie, see `gfo.data.load`.
-        seed: Of the split.
-        sizes: How many of the other 73,257 to train, to validate and to tune.
-    """
-    pool, test = (svhn_part(root, part) for part in ("train", "test"))
-    return split("svhn", pool, sizes, test, 10, seed)
-
-
-def svhn_part(root: Root, part: str) -> Part:
-    """The raw images (n, 3, 32, 32), bytes, and labels of "train" or "test"."""
-    from torchvision.datasets import SVHN  # takes two seconds: only where it is needed
+def _read(kind: str, root: Root, holds: str, **which: Any) -> Any:
+    from torchvision import datasets  # takes two seconds: only where it is needed
 
     root = data_root(root)
-    read = partial(SVHN, str(root), split=part, download=True)
-    data = fetch("SVHN", root, f"{part}_32x32.mat", read)
-    return torch.from_numpy(data.data), torch.from_numpy(data.labels).long()
+    read = partial(getattr(datasets, kind), str(root), download=True, **which)
+    return fetch(kind, root, holds, read)
+
+
+# read(root, train)
+READERS = {"mnist": lambda root, train: _part(root, train), "svhn": svhn_part}
+READERS |= {name: partial(cifar_part, name) for name in ("cifar10", "cifar100")}

@@ -7,7 +7,7 @@ import torch
 
 from gfo.core.noise import generator
 from gfo.core.registry import DATASETS
-from gfo.data.images import MNIST_SIZES, digits, mnist
+from gfo.data.images import digits, from_torchvision
 from gfo.data.splits import Part, Root, Splits
 
 # Pixels of at least half the maximum are 1. Levels lie 1/255 apart or more; what is within a
@@ -37,9 +37,9 @@ def digits_halves(root: Root = None, seed: int = 0) -> Splits:
 
 
 @DATASETS.register("mnist-halves")
-def mnist_halves(root: Root = None, seed: int = 0, *, sizes: Sequence[int] = MNIST_SIZES) -> Splits:
+def mnist_halves(root: Root = None, seed: int = 0, *, sizes: Sequence[int] | None = None) -> Splits:
     """Halves of MNIST's digits, 28×28, at half the maximum: 392 bits from 392."""
-    return halves(mnist(root, seed, sizes=sizes))
+    return halves(from_torchvision("mnist", root, seed, sizes=sizes))
 
 
 @DATASETS.register("inverse")

@@ -41,7 +41,7 @@ def _some(x: Tensor, n: int, gen: torch.Generator) -> Tensor:
     return x[torch.randperm(len(x), generator=gen)[:n]]
 
 
-OUTSIDE["svhn"] = lambda root, n, gen: _some(svhn_part(root, "test")[0], n, gen)
+OUTSIDE["svhn"] = lambda root, n, gen: _some(svhn_part(root, False)[0], n, gen)
 OUTSIDE["cifar10"] = lambda root, n, gen: _some(cifar_part("cifar10", root, False)[0], n, gen)
 OUTSIDE["cifar100"] = lambda root, n, gen: _some(cifar_part("cifar100", root, False)[0], n, gen)
 OUTSIDE["digits"] = lambda root, n, gen: _some(digits_part(SIDE, 3)[0], n, gen)

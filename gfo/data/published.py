@@ -8,15 +8,13 @@ import torch
 from gfo.data.corruptions import corruption
 from gfo.data.splits import DIGESTS, Part, Root, check_file, data_root, unit
 
-FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}
-ADDRESS = {"cifar10": "zenodo.org/records/2535967", "cifar100": "zenodo.org/records/3555552"}
-MD5 = DIGESTS["cifar-c"]
+ARCHIVES, MD5 = DIGESTS["archives"], DIGESTS["cifar-c"]
 IMAGES = 10_000  # the whole test set, once per severity
 
 
 def has_cifar_c(dataset: str, root: Root = None) -> bool:
     """Whether a folder of official arrays for `dataset` lies under root, whole or not."""
-    return dataset in FOLDERS and (data_root(root) / FOLDERS[dataset]).is_dir()
+    return dataset in ARCHIVES and (data_root(root) / ARCHIVES[dataset]["folder"]).is_dir()
 
 
 def cifar_c(dataset: str, name: str, severity: int, root: Root = None) -> Part:
@@ -37,18 +35,18 @@ def cifar_c(dataset: str, name: str, severity: int, root: Root = None) -> Part:
         ValueError: For a name or severity that does not exist.
         FileNotFoundError: Where the arrays are missing or are not the published ones.
     """
-    if dataset not in FOLDERS:
-        raise ValueError(f"there is no official corrupted {dataset}; known: {', '.join(FOLDERS)}")
+    if dataset not in ARCHIVES:
+        raise ValueError(f"there is no official corrupted {dataset}; known: {', '.join(ARCHIVES)}")
     corruption(name, severity)  # raises where there is none
     rows = slice((severity - 1) * IMAGES, severity * IMAGES)
-    folder = data_root(root) / FOLDERS[dataset]
+    folder = data_root(root) / ARCHIVES[dataset]["folder"]
     x, y = (_array(folder / f"{part}.npy", dataset, part)[rows] for part in (name, "labels"))
     images = torch.from_numpy(x.copy()).permute(0, 3, 1, 2)  # (n, 32, 32, 3) -> (n, 3, 32, 32)
     return unit(images), torch.from_numpy(y.copy()).long()
 
 
 def _array(path: Path, dataset: str, part: str) -> np.ndarray:
-    archive = f"{FOLDERS[dataset]}.tar ({ADDRESS[dataset]})"
+    archive = "{folder}.tar ({address})".format(**ARCHIVES[dataset])
     if not path.is_file():
         cure = f"unpack {archive} under root or GFO_DATA, or use gfo.data.corrupt"
         raise FileNotFoundError(f"no {str(path)!r}: {cure}")

@@ -5,7 +5,6 @@ import getpass
 import hashlib
 import os
 import tempfile
-import tomllib
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,9 +16,10 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from gfo.core.files import declared
 from gfo.core.noise import generator
 
-DIGESTS = tomllib.loads(Path(__file__).with_name("digests.toml").read_text(encoding="utf-8"))
+DIGESTS = declared(__file__, "digests.toml")
 Root = str | Path | None
 Part = tuple[Tensor, Tensor]  # x (n, channels, height, width) float, y (n,) long
 
@@ -117,10 +117,9 @@ def fetch(name: str, root: Path, holds: str, read: Callable[[], Any]) -> Any:
         with FileLock(Path(tempfile.gettempdir()) / f"gfo-{name}-{place:08x}.lock"):
             return read()
     except Exception as error:  # torchvision raises what its mirrors raise
-        raise FileNotFoundError(
-            f"{name} is not complete under {str(root)!r} and could not be downloaded "
-            f"({type(error).__name__}): set GFO_DATA or root to a folder that holds {holds}"
-        ) from None
+        gone = f"{name} is not complete under {str(root)!r} and could not be downloaded"
+        cure = f"set GFO_DATA or root to a folder that holds {holds}"
+        raise FileNotFoundError(f"{gone} ({type(error).__name__}): {cure}") from None
 
 
 def check_file(path: Path, digest: str, cure: str, algorithm: str = "sha256") -> None:

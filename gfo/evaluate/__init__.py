@@ -2,5 +2,4 @@
 
 from gfo.core.lazy import lazily
 
-MODULES = ("marginal", "masks", "metrics", "plots", "stats", "uncertainty")
-__getattr__ = lazily(__name__, MODULES)
+__getattr__ = lazily(__name__)

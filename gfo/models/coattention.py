@@ -59,10 +59,8 @@ class MCAN(nn.Module):
         if image.shape[-1] != self.features:
             raise ValueError(f"image tokens are {image.shape[-1]} wide, not {self.features}")
         if question.shape[1] > self.longest:
-            raise ValueError(
-                f"questions have {question.shape[1]} tokens, this network takes {self.longest}: "
-                "cut them, or build it with longest=…"
-            )
+            cause = f"questions have {question.shape[1]} tokens, this network takes {self.longest}"
+            raise ValueError(f"{cause}: cut them, or build it with longest=…")
         there, asked = (image != 0).any(-1), question != 0  # (B, T), (B, T')
         words, tokens = self.words(question), self.image(image)
         for block in self.encoder:
@@ -75,15 +73,9 @@ class MCAN(nn.Module):
 
 @MODELS.register("mcan")
 def mcan(
-    words: int = 28,
-    classes: int = 13,
-    features: int = 64,
-    layers: int = 2,
-    width: int = 64,
-    heads: int = 4,
-    embedding: int = 0,
-    longest: int = 14,
-) -> tuple[MCAN, list[str]]:
+    words: int = 28, classes: int = 13, features: int = 64, layers: int = 2, width: int = 64,
+    heads: int = 4, embedding: int = 0, longest: int = 14,
+) -> tuple[MCAN, list[str]]:  # fmt: skip
     """An MCAN and its sites.
 
     A site is the output of each self-attention, guided attention and feed-forward before it is

@@ -13,13 +13,9 @@ ORDERS = ("conv-bn", "bn-conv")
 
 @MODELS.register("resnet18")
 def resnet18(
-    classes: int = 10,
-    *,
-    width: int = 64,
-    blocks: Sequence[int] = (2, 2, 2, 2),
-    order: str = "conv-bn",
-    channels: int = 3,
-) -> tuple[nn.Sequential, list[str]]:
+    classes: int = 10, *, width: int = 64, blocks: Sequence[int] = (2, 2, 2, 2),
+    order: str = "conv-bn", channels: int = 3,
+) -> tuple[nn.Sequential, list[str]]:  # fmt: skip
     """A residual network on images (B, channels, H, W) with logits (B, classes).
 
     The blocks and parameter names are torchvision's, the stem is that of He et al. (2016, section

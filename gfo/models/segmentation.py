@@ -48,10 +48,9 @@ class UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         if min(image.shape[-2:]) < self.least:
-            raise ValueError(
-                f"images are {tuple(image.shape[-2:])}, this network halves them down from "
-                f"{self.least} pixels or more: enlarge them, or build it with a smaller depth"
-            )
+            cause = f"images are {tuple(image.shape[-2:])}, this network halves them down from"
+            cure = "enlarge them, or build it with a smaller depth"
+            raise ValueError(f"{cause} {self.least} pixels or more: {cure}")
         h, skips = image, []
         for block in self.down:
             skips.append(block(h))

@@ -2,5 +2,4 @@
 
 from gfo.core.lazy import lazily
 
-MODULES = ("batches", "batchnorm", "checkpoint", "fit", "optim")
-__getattr__ = lazily(__name__, MODULES, {"reestimate": "gfo.train.batchnorm"})
+__getattr__ = lazily(__name__, {"reestimate": "gfo.train.batchnorm"})

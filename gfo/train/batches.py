@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from gfo.core.attached import Attached
 from gfo.core.batch import LABELS, device_of, from_mapping, to_device, tree_map
-from gfo.core.checks import check_x, check_y
+from gfo.core.checks import check_batch
 from gfo.core.noise import generator
 
 Batches = tuple[Any, Any] | Iterable
@@ -76,7 +76,7 @@ class Stream:
                     of = f" with none of the keys {', '.join(LABELS)}"
                 found = f"a {type(batch).__name__}{of}"
                 raise ValueError(f"{self.what} yields {found}, needs batches (x, y)")
-            yield checked(self.net, *pair)
+            yield check_batch(self.net, *pair)
 
     def sizes(self) -> list[int]:
         """Rows of each batch, as a DataLoader tells them unread, else counted."""
@@ -88,11 +88,6 @@ class Stream:
         found = found or [len(y) for _, y in self]
         self.batch_size = max(found, default=1)
         return found
-
-
-def checked(net: Attached, x: Any, y: Any) -> tuple[Any, Tensor]:
-    x = check_x(net, x)
-    return x, check_y(net, x, y)
 
 
 def prepare(net: Attached, data: Batches, what: str) -> tuple[Any, Tensor] | Stream:
@@ -111,7 +106,7 @@ def prepare(net: Attached, data: Batches, what: str) -> tuple[Any, Tensor] | Str
     if isinstance(data, tuple):
         if len(data) != 2:
             raise ValueError(f"{what} is a tuple of {len(data)}, needs (x, y)")
-        return to_device(checked(net, *data), device_of(net))
+        return to_device(check_batch(net, *data), device_of(net))
     if not isinstance(data, Iterable):
         raise ValueError(f"{what} is a {type(data).__name__}, needs (x, y) or batches of such")
     if isinstance(data, Iterator):

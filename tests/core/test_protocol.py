@@ -127,8 +127,10 @@ def test_each_member_of_an_ensemble_has_its_own_sd():
     nets[1].likelihood.log_sd.data += 2
     _, x, y = make("learned")
     both = gfo.Ensemble(nets)
-    each = torch.stack([gfo.predictive(net, x, 2).log_prob(y) for net in nets])
-    assert_close(gfo.predictive(both, x, 4).log_prob(y), each.logsumexp(0) - math.log(2))
+    for masks in ("own", "shared"):
+        each = torch.stack([gfo.predictive(net, x, 2, masks=masks).log_prob(y) for net in nets])
+        found = gfo.predictive(both, x, 4, masks=masks).log_prob(y)
+        assert_close(found, each.logsumexp(0) - math.log(2))
     assert_close(gfo.predict(both, x, 4), gfo.predictive(both, x, 4).mean)
     other = make("gaussian")[0]
     for wrong in (other, make("bernoulli")[0]):

@@ -131,13 +131,18 @@ class Headed(torch.nn.Module):
         return self.head(self.act(self.body(x)))
 
 
-@pytest.mark.parametrize("copied", [False, True])
-def test_two_networks_that_share_a_backbone_take_turns_too(copied):
-    """faults A1: KeyError 'forward', and the backbone's BatchNorm left in eval mode."""
+def two_headed():
     torch.manual_seed(0)
     body = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8))
     x = torch.randn(16, 6)
     nets = [gfo.attach(Headed(body, k), ["act"], "gflowout", x).train() for k in (2, 3)]
+    return nets, body, x
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_two_networks_that_share_a_backbone_take_turns_too(copied):
+    """faults A1: KeyError 'forward', and the backbone's BatchNorm left in eval mode."""
+    nets, body, x = two_headed()
     if copied:
         body = (nets := copy.deepcopy(nets))[0].model.body
         assert nets[1].model.body is body
@@ -147,3 +152,15 @@ def test_two_networks_that_share_a_backbone_take_turns_too(copied):
     assert all(torch.equal(answer, want[i % 2]) for i, answer in enumerate(got))
     assert all(module.training for net in nets for module in net.modules())
     assert all(torch.equal(v, before[k]) for k, v in body.state_dict().items())
+
+
+def test_a_call_that_is_refused_holds_no_lock_of_networks_that_share_one():
+    nets, _, x = two_headed()
+    for net in nets:
+        gfo.predict(net, x, 2)
+    assert len(nets[1].hub.locks) == 2
+    with pytest.raises(ValueError, match="masks given"):
+        gfo.sample_logits(nets[1], x, masks=[])
+    with ThreadPoolExecutor(1) as pool:
+        for lock in nets[1].hub.locks:
+            assert pool.submit(lock.acquire, blocking=False).result()
