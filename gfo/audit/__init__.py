@@ -2,14 +2,5 @@
 
 from gfo.core.lazy import lazily
 
-MODULES = (
-    "broken",
-    "diagnose",
-    "exact",
-    "exact_audit",
-    "layerwise_optimum",
-    "modes",
-    "toys",
-    "trial",
-)
+MODULES = "broken diagnose exact exact_audit layerwise_optimum modes toys trial".split()
 __getattr__ = lazily(__name__, MODULES)

@@ -1,6 +1,8 @@
 """Is q the posterior, where masks cannot be enumerated? What S masks can tell, with its error."""
 
 import math
+import tomllib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -13,6 +15,7 @@ from gfo.core.checks import check_net, check_x, check_y
 from gfo.evaluate.masks import log_probs, passes
 from gfo.evaluate.stats import pearson
 
+SAID = tomllib.loads(Path(__file__).with_name("diagnose.toml").read_text("utf-8"))
 GROUPS = 16  # of masks, left out in turn
 
 
@@ -145,24 +148,11 @@ def _read(name: str, value: Any, error: Any, evidence: str) -> tuple[bool, str]:
     gap, share = value["bound"] - value["elbo"], value["var_log_w"] / max(value["var_prior"], 1e-12)
     missed = 3 * math.hypot(e, error["bound"]) + 0.02
     wrong = {
-        "prior_bound": (v - value["bound"] > missed, "above the bound: q misses masks that matter"),
-        "log_z_error": (v > gap + 3 * e + 0.05, f"log Z is not {evidence}"),
-        "var_log_w": (share > 0.9 and v > 0.01, "no less than if p stood for q"),
-        "gain": (v < -3 * e, "p would do better than q"),
+        "prior_bound": v - value["bound"] > missed,
+        "log_z_error": v > gap + 3 * e + 0.05,
+        "var_log_w": share > 0.9 and v > 0.01,
+        "gain": v < -3 * e,
     }
-    readings = {
-        "elbo": f"a lower bound on {evidence}, {gap:.3g} nat under the next",
-        "bound": "a lower bound too; what it gains on the ELBO is KL(q ‖ posterior) in sight",
-        "prior_bound": "p finds nothing more",
-        "log_z": f"what the net says {evidence} is",
-        "log_z_error": "within what this q allows",
-        "ess": f"{v:.0%} of the masks count{'' if v > 0.1 else ': do not trust the bound'}",
-        "var_log_w": f"{share:.0%} of the prior's",
-        "gain": "what q gains by not being p",
-        "var_prior": "what var_log_w would be if p stood for q",
-        "corr_data": "without that part",
-        "corr": "holds the prior's part, which log q and log R share",
-        "moved": "how far the label moves q from p",
-    }
-    flag, trouble = wrong.get(name, (False, ""))
-    return bool(flag), trouble if flag else readings[name]
+    flag, doubt = bool(wrong.get(name)), "" if v > 0.1 else ": do not trust the bound"
+    said = SAID["troubles" if flag else "readings"][name]
+    return flag, said.format(v=v, gap=gap, share=share, evidence=evidence, doubt=doubt)

@@ -2,5 +2,5 @@
 
 from gfo.core.lazy import lazily
 
-MODULES = ("marginal", "masks", "metrics", "plots", "stats", "uncertainty")
+MODULES = "calibrate conformal marginal masks metrics plots report stats uncertainty".split()
 __getattr__ = lazily(__name__, MODULES)
