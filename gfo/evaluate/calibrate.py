@@ -24,7 +24,7 @@ class Temperature:
     The NLL is convex in β = 1/T: −β log p_y is linear and log Σ_k p_k^β a log-sum-exp of linear
     functions. So it has one valley, and bounded search finds its floor. T = 1 is a candidate, so
     that the validation NLL never gets worse. Where each label is the likeliest answer it falls for
-    T → 0 without end, and T stops at 1/100: take data that the network was not trained on.
+    T → 0 without end, and T ends near 1/100: take data that the network was not trained on.
 
     Call it on what `gfo.predict` returns, (B, K, …), for probabilities of the same shape.
 
@@ -35,7 +35,7 @@ class Temperature:
 
     Attributes:
         value: T; above 1 the network was too sure of itself, below 1 not sure enough.
-        gain: What T takes off the validation NLL, in nats per answer; on other data it is less, and
+        gain: What T takes off the validation NLL, in nats per answer; elsewhere it is mostly less, and
             may be a loss, which `gfo.report(…, scale=)` measures.
 
     Raises:

@@ -29,16 +29,13 @@ class Conformal:
     """
 
     def __init__(self, *seen: Tensor, alpha: float = 0.1):
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha is {alpha!r}, needs to lie between 0 and 1: 0.1 promises 90 %")
         scores = self.score(*seen)
-        self.n, self.k = len(scores), math.ceil(round((len(scores) + 1) * (1 - alpha), 9))
-        if self.k > self.n:
-            need = math.ceil(round(1 / alpha, 9)) - 1
-            raise ValueError(
-                f"{self.n} examples are too few for alpha={alpha}: pass {need} or more"
-            )
-        self.threshold, self.promised = float(scores.kthvalue(self.k).values), self.k / (self.n + 1)
+        self.n = n = len(scores)
+        if not 1 / (n + 1) <= alpha < 1:
+            said = f"alpha={alpha!r} is not in [1 / {n + 1}, 1), all that {n} examples can promise"
+            raise ValueError(f"{said}: raise alpha or calibrate on more examples")
+        self.k = math.ceil(round((n + 1) * (1 - alpha), 9))  # 30 · 0.9 is 27, whatever floats say
+        self.threshold, self.promised = float(scores.kthvalue(self.k).values), self.k / (n + 1)
 
     def score(self, *seen: Tensor) -> Tensor:
         """How badly y fits, (B,); the arguments are those of calibration."""

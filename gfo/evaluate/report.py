@@ -106,7 +106,8 @@ def _of_answers(mean: Tensor, y: Tensor, scale: Any) -> tuple[dict, dict]:
         numbers = [*metrics.evaluate(p, y).values(), *kept]
         columns[view] = dict(zip(SETTINGS["answers"], numbers, strict=True))
         r, n = metrics.reliability(p, y), int((y != -100).sum())
-        curves[view] = r["confidence"], r["accuracy"], [(n * s) ** -0.5 for s in r["share"]]
+        bars = [(n * share) ** -0.5 for share in r["share"]]
+        curves[view.replace("value", "as predicted")] = r["confidence"], r["accuracy"], bars
     columns["value"]["RMSE"] = "y names classes, between which there is no distance"
     return columns, curves
 
