@@ -35,8 +35,8 @@ class Temperature:
 
     Attributes:
         value: T; above 1 the network was too sure of itself, below 1 not sure enough.
-        gain: What T takes off the validation NLL, in nats per answer; elsewhere it is mostly less, and
-            may be a loss, which `gfo.report(…, scale=)` measures.
+        gain: What T takes off the validation NLL, in nats per answer; elsewhere it is less as
+            a rule, maybe a loss, and measured by `gfo.report(…, scale=)`.
 
     Raises:
         ValueError: For what are no such probabilities and labels: means of real numbers, say.

@@ -42,7 +42,8 @@ class Report(NamedTuple):
             ax.plot((0, 1), (0, 1), "k:", label="perfectly reliable")
             for name, curve in self.curves.items():
                 ax.errorbar(*curve, label=name, marker="o", markersize=3)
-            ax.set(xlabel="predicted probability", ylabel="observed share")
+            ends = (-0.02, 1.02)  # bars of bins with few answers reach further
+            ax.set(xlabel="predicted probability", ylabel="observed share", xlim=ends, ylim=ends)
             ax.legend()
         plt.close(fig)  # or a notebook would show it twice
         return fig
