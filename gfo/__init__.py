@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gfo import audit, data, evaluate, methods, models, train
     from gfo.audit.diagnose import diagnose
     from gfo.audit.exact_audit import audit_masks
+    from gfo.evaluate.report import report
     from gfo.train.fit import fit
 
 declare_missing_operators()  # before anything imports torchvision
@@ -41,6 +42,7 @@ LATER = {
     "audit_masks": "gfo.audit.exact_audit",
     "diagnose": "gfo.audit.diagnose",
     "fit": "gfo.train.fit",
+    "report": "gfo.evaluate.report",
 }
 __getattr__ = lazily(__name__, LATER)
 
@@ -49,8 +51,8 @@ __all__ = [
     "Ensemble", "EnsembleMember", "GFlowOut", "Gaussian", "IDGFlowOut", "ImportanceWeightedDropout",
     "Likelihood", "MCImproved", "RandomDropout", "SoftTargets", "VIMCO", "__version__", "attach",
     "audit", "audit_masks", "data", "detach", "diagnose", "evaluate", "fit", "load", "masked_pass",
-    "methods", "models", "predict", "predictive", "sample", "sample_logits", "save", "score",
-    "train",
+    "methods", "models", "predict", "predictive", "report", "sample", "sample_logits", "save",
+    "score", "train",
 ]  # fmt: skip
 
 

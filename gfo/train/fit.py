@@ -38,11 +38,11 @@ from gfo.train.step import GraphedStep, Step
 def fit(
     net: Attached, train: Batches, valid: Batches | None = None, *, epochs: int = 40,
     batch: int = 128, patience: int = 6, lr: Mapping[str, float] | None = None,
-    optimizer: Make | None = None, backbone: bool = True,
+    optimizer: Make | None = None, backbone: bool = True, n: int | None = None,
     samples: int = 20, seed: int = 0, device: str | torch.device = "auto",
     checkpoint: File = None, progress: bool = True, bf16: bool = False,
     compile: bool = False, graph: bool = False, schedule: str | Schedule | None = None,
-    augment: Callable[[Any, torch.Generator], Any] | None = None, n: int | None = None,
+    augment: Callable[[Any, torch.Generator], Any] | None = None, on_epoch: Callable | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Train backbone and masks. Modules in eval mode inside a model in train mode stay so.
 
@@ -51,9 +51,8 @@ def fit(
         train: (x, y) tensors or arrays, or any re-iterable of such batches, or of mappings with y
             under "labels" (`gfo.core.batch.LABELS`); of one row beside BatchNorm they are left
             out. A DataLoader's own `generator` is seeded anew each epoch.
-        valid: The same for early stopping, on the negative log-likelihood of the mask-averaged
-            predictive under fixed noise; the best weights are restored. Without it all epochs run
-            and the last weights stay.
+        valid: The same for early stopping, on the NLL of the mask-averaged predictive under fixed
+            noise; the best weights come back. Without it all epochs run and the last weights stay.
         epochs: At most so many.
         batch: Rows per batch of tensors; an iterable brings its own batches.
         patience: Early stopping waits so many epochs for a better one.
@@ -71,9 +70,9 @@ def fit(
             as ever. An `optimizer` of your own has to be capturable.
         schedule: "one-cycle", or `f(optimizer, steps)` that makes a torch scheduler for so many
             steps; every group follows it, from its own rate. None: rates stay.
-        augment: `f(x, generator)` changes each training batch on its device, by draws from a
-            generator of that step only.
+        augment: `f(x, generator)` changes each training batch, by draws of that step's generator.
         n: Size of the training set; spares a stream that cannot tell it one reading.
+        on_epoch: `f(row)` of each new row of the history, once the checkpoint is written.
 
     Returns:
         The history, one row per epoch: epoch, each loss part (mean over batches, nats; "tb" in
@@ -96,7 +95,8 @@ def fit(
     steps = epochs * data.per_epoch if schedule else 0
     moving = {"optimizers": optimizers, "schedulers": make_schedulers(schedule, optimizers, steps)}
     net.likelihood.standardise(y for _, y in pairs(data.train))
-    run = Run(net, data, moving, augment, epochs, samples, seed, bf16, compile, graph, progress)
+    kinds = bf16, compile, graph
+    run = Run(net, data, moving, augment, epochs, samples, seed, *kinds, progress, on_epoch)
     with modes(net, backbone):
         return run.to_end(patience, checkpoint, run.about(rates, backbone, schedule, steps))
 
@@ -116,6 +116,7 @@ class Run:
     compile: bool
     graph: bool
     progress: bool
+    on_epoch: Callable | None
 
     def about(self, rates: dict, backbone: bool, schedule: Any, steps: int) -> dict[str, Any]:
         """What has to be the same where a run goes on from a checkpoint."""
@@ -142,6 +143,8 @@ class Run:
                     break
                 row = self.epoch(epoch, take)
                 remember(self.net, self.moving, state, row, checkpoint, about)
+                if self.on_epoch is not None:
+                    self.on_epoch(dict(row))  # after the checkpoint, so that it may fail
         finally:  # also where training diverged
             if state["best"] is not None:
                 with self.net.exclusive():

@@ -660,3 +660,48 @@ def test_faults_a9_batchnorm_is_not_reestimated_from_nan():
     assert model[1].running_mean.isfinite().all() and model[1].momentum == 0.1
     with pytest.raises(ValueError, match="batch is 2.5, needs to be"):
         gfo.train.reestimate(net, torch.randn(8, 6), batch=2.5)
+
+
+# --- a callback per epoch
+
+
+def test_on_epoch_hears_each_row_and_changes_no_run():
+    data, heard = problem(), []
+
+    def log(row):
+        heard.append(dict(row))
+        torch.rand(7)  # what a logger draws is not the run's
+        np.random.rand(7)
+        row.clear()
+
+    plain, logged = fresh(), fresh()
+    want = gfo.fit(plain, data, data, **HOW)
+    found = gfo.fit(logged, data, data, on_epoch=log, **HOW)
+    pd.testing.assert_frame_equal(pd.DataFrame(heard), found)
+    same = [name for name in want if name != "seconds"]
+    pd.testing.assert_frame_equal(found[same], want[same])
+    assert torch.equal(weights(logged), weights(plain))
+
+
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_an_exception_in_on_epoch_loses_no_finished_epoch(at, tmp_path):
+    data, file, heard = problem(), tmp_path / "run.pt", []
+    plain = fresh()
+    want = gfo.fit(plain, data, data, **HOW)
+
+    def stop(row):
+        heard.append(row["epoch"])
+        if row["epoch"] == at:
+            raise Killed
+
+    stopped = fresh()
+    with pytest.raises(Killed):
+        gfo.fit(stopped, data, data, checkpoint=file, on_epoch=stop, **HOW)
+    shorter = fresh()
+    gfo.fit(shorter, data, data, **HOW | {"epochs": at})
+    assert torch.equal(weights(stopped), weights(shorter))  # the best ones came back
+    resumed = fresh()
+    found = gfo.fit(resumed, data, data, checkpoint=file, on_epoch=stop, **HOW)
+    assert heard == [1, 2, 3, 4]  # each once
+    assert found["tb"].tolist() == want["tb"].tolist()
+    assert torch.equal(weights(resumed), weights(plain))
