@@ -1,6 +1,7 @@
-"""The training loop, its batches and checkpoints, recipes by name, BatchNorm after it."""
+"""The training loop, its batches and checkpoints; BatchNorm and drawn weights after it."""
 
 from gfo.core.lazy import lazily
 
-MODULES = ("batches", "batchnorm", "checkpoint", "fit", "optim")
-__getattr__ = lazily(__name__, MODULES, {"reestimate": "gfo.train.batchnorm"})
+MODULES = ("batches", "batchnorm", "checkpoint", "fit", "optim", "weights")
+WEIGHTS = dict.fromkeys(("Swag", "with_weights"), "gfo.train.weights")
+__getattr__ = lazily(__name__, MODULES, WEIGHTS | {"reestimate": "gfo.train.batchnorm"})
