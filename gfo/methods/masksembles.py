@@ -67,8 +67,9 @@ class Masksembles(Method):
         h, masks = context.h, self.get_buffer(f"masks_{layer}")
         mask = masks.mean(0, keepdim=True) if mask is None and source == "mean" else mask
         if mask is None:
-            turn = torch.arange(len(h)) if source == "train" else explore[:, 0] * self.count
-            mask = masks[turn.long().to(h.device) % self.count]
+            rows = torch.arange(len(h), device=h.device)
+            turn = rows if source == "train" else (explore[:, 0] * self.count).long()
+            mask = masks[turn % self.count]  # rounding may give `count`
         alike = mask.dim() < h.dim()  # every token has the mask of its features
         return mask.unsqueeze(1).expand(-1, h.shape[1], -1) if alike else mask, None, None
 
