@@ -24,6 +24,7 @@ from gfo.methods import (
     GFlowOut,
     IDGFlowOut,
     ImportanceWeightedDropout,
+    Masksembles,
     MCImproved,
     RandomDropout,
 )  # fmt: skip
@@ -49,10 +50,10 @@ __getattr__ = lazily(__name__, LATER)
 __all__ = [
     "Attached", "Bernoulli", "Categorical", "ConcreteDropout", "ContextualDropout", "Deterministic",
     "Ensemble", "EnsembleMember", "GFlowOut", "Gaussian", "IDGFlowOut", "ImportanceWeightedDropout",
-    "Likelihood", "MCImproved", "RandomDropout", "SoftTargets", "VIMCO", "__version__", "attach",
-    "audit", "audit_masks", "data", "detach", "diagnose", "evaluate", "fit", "load", "masked_pass",
-    "methods", "models", "predict", "predictive", "report", "sample", "sample_logits", "save",
-    "score", "train",
+    "Likelihood", "MCImproved", "Masksembles", "RandomDropout", "SoftTargets", "VIMCO",
+    "__version__", "attach", "audit", "audit_masks", "data", "detach", "diagnose", "evaluate",
+    "fit", "load", "masked_pass", "methods", "models", "predict", "predictive", "report", "sample",
+    "sample_logits", "save", "score", "train",
 ]  # fmt: skip
 
 

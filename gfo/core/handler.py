@@ -88,7 +88,8 @@ class SiteHandler:
             raise ValueError(f"mask of {what} has {given.shape[1]} tokens, x {tokens} there")
         u, explore = None, None
         if self.noise is not None:
-            u, explore = self.noise.u[layer], self.noise.explore[:, layer : layer + 1]
+            u = self.noise.u[layer]  # of a method's `count` masks one number says which, everywhere
+            explore = self.noise.explore[:, 0 if method.count else layer, None]
             if site.tokens and tokens > site.tokens:  # noise does not reach
                 had = f"the example had {site.tokens}: attach with one of the longest kind"
                 raise ValueError(f"{what} has {tokens} tokens, {had}")

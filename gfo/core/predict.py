@@ -134,7 +134,7 @@ def predict(net: Attached | Ensemble, x: Any, samples: int = 20, **how) -> Tenso
     Args:
         net: What `attach` returned, or an ensemble.
         x: A batch, or a loader: see `sample_logits`.
-        samples: How many masks.
+        samples: How many masks. A method that has `count` in all takes each of them once instead.
         **how: As in `sample_logits`.
 
     Raises:
@@ -156,7 +156,7 @@ def sample_logits(
     """Logits of every input under every mask, (S, B, K).
 
     For an ensemble of M members that is ⌈S/M⌉ masks each, in turn: row s·M + m is mask s of
-    member m.
+    member m. A method that has `count` masks runs each once, and row s is mask s mod `count`.
 
     Args:
         net: What `attach` returned, or an ensemble.
@@ -181,8 +181,9 @@ def sample_logits(
         return torch.cat(list(parts))
 
     each = answers(net, x, samples, join, masks=masks, seed=seed, memory=memory)
-    if isinstance(masks, str | None):  # (1, B, K) -> (S', B, K) where no mask is drawn
-        each = [logits.expand(-(-samples // len(each)), *logits.shape[1:]) for logits in each]
+    if isinstance(masks, str | None):  # the `count` masks of a method in turn, (S', B, K)
+        turns = torch.arange(-(-samples // len(each)))
+        each = [out if len(out) == len(turns) else out[turns % len(out)] for out in each]
     if len(each) == 1:
         return each[0]
     return torch.stack(each, 1).flatten(0, 1)  # (S', M, B, K) -> (S'·M, B, K)
@@ -210,8 +211,8 @@ def _answer(
         raise ValueError("masks are given for one batch: pass x as one, not a loader")
     if given is not None and len(given):
         samples = len(given[0])
-    elif not net.method.stochastic:
-        samples = 1
+    else:
+        samples = net.method.count or samples
     device, back, found = device_of(net), None, []
     memory = (MEMORY_CPU if device.type == "cpu" else MEMORY) if memory is None else memory
     check_counts(samples=samples, memory=memory)
@@ -288,5 +289,8 @@ def _draws(
 
     for first in range(0, samples, most):
         count = min(most, samples - first)
-        noise = tree_map(shape, draw_noise(net.sites, count * drawn, gen))
-        yield count, {"noise": noise, "source": "test"}
+        noise = draw_noise(net.sites, count * drawn, gen)
+        if all_masks := net.method.count:  # sample s takes mask s
+            turns = (torch.arange(first, first + count, device=device) + 0.5) / all_masks
+            noise = noise._replace(explore=turns.repeat_interleave(drawn).unsqueeze(1))
+        yield count, {"noise": tree_map(shape, noise), "source": "test"}

@@ -42,7 +42,7 @@ def log_predictive_curve(
     """
     check_net(net)
     check_counts(counts=min(counts))
-    most = max(counts) if net.method.stochastic else 1
+    most = net.method.count or max(counts)
     places = torch.tensor(counts).clamp_max(most) - 1
 
     def draw(xs: Any, ys: Tensor, count: int, key: int) -> Tensor:
@@ -109,9 +109,10 @@ def _blocks(
     y = check_y(net, x, y)
     for block in range(0, rows(x), ROWS):
         xs, ys = to_device(row_slice((x, y), block, ROWS), device_of(net))
+        fold = net.method.count or FOLD  # a method's `count` masks are gone through at once
         found = [
-            draw(xs, ys, min(FOLD, samples - start), derive(seed, "marginal", block, start))
-            for start in range(0, samples, FOLD)
+            draw(xs, ys, min(fold, samples - start), derive(seed, "marginal", block, start))
+            for start in range(0, samples, fold)
         ]
         joined = torch.cat(found).double().cpu()
         check_finite(net, joined)

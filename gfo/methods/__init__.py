@@ -11,6 +11,7 @@ from gfo.methods.deterministic import Deterministic, EnsembleMember
 from gfo.methods.gflowout import GFlowOut
 from gfo.methods.id_gflowout import IDGFlowOut
 from gfo.methods.importance_weighted import ImportanceWeightedDropout
+from gfo.methods.masksembles import Masksembles
 from gfo.methods.random import MCImproved, RandomDropout
 from gfo.methods.vimco import VIMCO
 
@@ -25,6 +26,6 @@ def create(name: str, **config) -> Method:
 
 __all__ = [
     "ConcreteDropout", "ContextualDropout", "Deterministic", "EnsembleMember", "GFlowOut",
-    "IDGFlowOut", "ImportanceWeightedDropout", "Loss", "MCImproved", "Method", "RandomDropout",
-    "VIMCO", "create",
+    "IDGFlowOut", "ImportanceWeightedDropout", "Loss", "MCImproved", "Masksembles", "Method",
+    "RandomDropout", "VIMCO", "create",
 ]  # fmt: skip

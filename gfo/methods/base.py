@@ -54,8 +54,10 @@ class Method(nn.Module):
         own_posterior: Whether training aims q at the normalised `log_reward`; else an audit holds
             the masks against p(z|x,y) under prior 0.5, which is not their objective.
         binary: Whether masks are of 0 and 1; where not, given masks may hold any number.
-        stochastic: False if every draw is the same, so that one pass predicts.
+        stochastic: False if every draw is the same.
         steady: Whether each step runs the same operators, so that a CUDA graph can hold them.
+        count: How many masks it has in all, each of which a prediction takes once, whatever
+            `samples` says; 0 where they are drawn anew, 1 where no two draws differ.
         members: Networks that an experiment trains for one run; above 1 for ensembles.
         temperature: Training masks come from σ(logit / temperature).
         random: Probability, per example and layer, of a Bernoulli(0.5) mask in training.
@@ -71,6 +73,7 @@ class Method(nn.Module):
     shared = False
     own_posterior = False
     stochastic = True
+    count = 0
     binary = True
     steady = True
     members = 1
@@ -201,7 +204,9 @@ class Method(nn.Module):
             context: What policies may read there.
             mask: The given one, or None.
             u: Uniform numbers from which bits are drawn, (B, C) or (B, T, C).
-            explore: Uniform numbers that decide whether the layer takes a random mask, (B, 1).
+            explore: Uniform numbers that decide whether the layer takes a random mask, (B, 1). To a
+                method that has `count` masks those of the first site at every site: mask
+                ⌊explore · count⌋; a prediction goes through them all.
             source: As in `gfo.masked_pass`.
 
         Returns:

@@ -14,6 +14,7 @@ class Deterministic(Method):
 
     name = "deterministic"
     stochastic = False
+    count = 1
     shared = True  # one row of ones serves the batch
 
     def make(self, spec):

@@ -1,5 +1,6 @@
-"""The training loop, its batches and checkpoints, recipes by name, BatchNorm after it."""
+"""The training loop, its batches and checkpoints; BatchNorm and drawn weights after it."""
 
 from gfo.core.lazy import lazily
 
-__getattr__ = lazily(__name__, {"reestimate": "gfo.train.batchnorm"})
+WEIGHTS = dict.fromkeys(("Swag", "with_weights"), "gfo.train.weights")
+__getattr__ = lazily(__name__, WEIGHTS | {"reestimate": "gfo.train.batchnorm"})
