@@ -7,7 +7,9 @@ overhead is in the ratio. Both sides have the same optimiser, fused where torch 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +19,12 @@ from tqdm.auto import tqdm
 
 from gfo.core.batch import pick_device
 from gfo.core.registry import METHODS
-from gfo_lab import records
-from gfo_lab.costs import CASES, SAMPLES, Setting, counts, sides, where_time_goes
+from gfo.models import mlp
+from gfo_lab import costs, declared, records
+from gfo_lab.costs import CASES, RIVALS, SAMPLES, Case, Setting, sides
 from gfo_lab.experiments.digits import EVERY
 
+ABOUT: dict[str, Any] = declared(__file__)
 PAIRS = 15
 SECONDS = 0.1  # a timing repeats what is shorter until it lasts about this long
 
@@ -67,81 +71,99 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float
 def compare(
     model: str = "mlp", methods: Sequence[str] | None = None, *, pairs: int = PAIRS,
     batch: int | None = None, device: str = "auto", least: float = SECONDS, progress: bool = True,
-    **gpu: bool,
+    case: Case | None = None, samples: int = SAMPLES, **gpu: bool,
 ) -> pd.DataFrame:  # fmt: skip
     """What each method costs on `model`, one row per method, "plain" first.
 
-    methods: those of the book's tables by default; any other by name.
+    methods: those of the book's tables and `RIVALS` by default; any other by name.
 
     step_ratio, predict_ratio: median over `pairs` rounds of a method's time by plain dropout's in
-    the same round, for a training step and for a prediction from 20 masks; `_low` and `_high` are
-    order statistics that hold the true median with probability 0.95 or more. step_ms, predict_ms:
-    medians. step_flops, predict_flops: operations of matrix products and convolutions, counted.
-    saved_mb: what a step keeps for its backward passes. weights, mask_weights: numbers trained.
+    the same round, for a training step and for a prediction from `samples` masks; `_low` and
+    `_high` are order statistics that hold the true median with probability 0.95 or more. step_ms,
+    predict_ms: medians, with such an interval of their own. step_flops, predict_flops: operations
+    of matrix products and convolutions, counted; step_floor, predict_floor: by plain dropout's.
+    step_peak_mb, predict_peak_mb: the most memory held at once. weights, mask_weights: numbers
+    trained.
     least: seconds that one timing lasts, by repeating what is shorter.
-    gpu: bf16, channels_last, compile. ValueError for these where torch sees no GPU.
+    case: the backbone, where it is not `CASES[model]`.
+    gpu: bf16, channels_last, compile, graph. ValueError for these where torch sees no GPU.
     """
-    methods = list(EVERY if methods is None else methods)
-    CASES[model], [METHODS[name] for name in methods]
+    methods = [*EVERY, *RIVALS] if methods is None else list(methods)
+    case, _ = case or CASES[model], [METHODS[name] for name in methods if name not in RIVALS]
     if batch is not None and batch < 2:  # BatchNorm trains on no less
         raise ValueError(f"batch is {batch}, needs to be at least 2")
     at = pick_device(device)
     if any(gpu.values()) and at.type == "cpu":
-        raise ValueError("bf16, channels-last and compile are measured on a GPU, and there is none")
+        raise ValueError(f"{', '.join(gpu)}: measured on a GPU, and there is none")
     median_interval([1.0] * pairs)  # enough of them
-    setting = Setting(at, batch or CASES[model].batch, **gpu)
+    setting = Setting(at, batch or case.batch, samples=samples, **gpu)
     with tqdm(total=2 * pairs, desc=f"{model}", disable=not progress) as bar:
         with torch.random.fork_rng():
-            found = sides(model, methods, setting)
+            found = sides(case, methods, setting)
             step = interleaved({n: s.steps for n, s in found.items()}, pairs, at, least, bar)
             calls = {n: lambda k, s=s: [s.predict() for _ in range(k)] for n, s in found.items()}
             guess = interleaved(calls, pairs, at, least, bar)
-            if setting.compile:  # operators are counted one by one
-                found = sides(model, methods, setting._replace(compile=False))
-            counted = {name: counts(side) for name, side in found.items()}
+            if setting.compile or setting.graph:  # operators are counted one by one
+                found = sides(case, methods, setting._replace(compile=False, graph=False))
+            counted = {name: costs.counts(side) for name, side in found.items()}
     about = dict(model=model, batch=setting.batch, pairs=pairs, device=records.device_name(at))
-    return pd.DataFrame(
-        about | {"method": n} | times("step", step, n) | times("predict", guess, n) | counted[n]
-        for n in found
-    )
+    timed = {n: times("step", step, n) | times("predict", guess, n) for n in found}
+    table = pd.DataFrame(about | {"method": n} | timed[n] | counted[n] for n in found)
+    floors = table[["step_flops", "predict_flops"]] / table.loc[0, ["step_flops", "predict_flops"]]
+    return table.join(floors.set_axis(["step_floor", "predict_floor"], axis=1))
+
+
+def growth(**how: Any) -> pd.DataFrame:
+    """What grows how: `compare` on an MLP, one of its sizes changed at a time, as bench.toml lists
+    them; how: pairs, device, least. One more column per size: width of the hidden layers, depth,
+    their number and that of sites, batch, masks per example and step (plain dropout has one), and
+    samples, the masks of a prediction."""
+    tables, plan = [], ABOUT["growth"]
+    for change in tqdm(plan["along"], desc="growth"):
+        size = plan["base"] | change
+        build = partial(mlp, hidden=(size["width"],) * size["depth"])
+        config = {name: {"masks": size["masks"]} for name in plan["methods"]}
+        case = Case(build, CASES["mlp"].shape, size["batch"], config)
+        how |= dict(case=case, batch=None, samples=size["samples"], progress=False)
+        tables.append(compare("mlp", plan["methods"], **how).assign(**size))
+    return pd.concat(tables, ignore_index=True)
 
 
 def times(what: str, table: pd.DataFrame, name: str) -> dict[str, float]:
     """The columns of one method's timings."""
-    ratio, low, high = median_interval(table[name] / table["plain"])
-    columns = {"ratio": ratio, "low": low, "high": high, "ms": 1e3 * table[name].median()}
-    return {f"{what}_{key}": value for key, value in columns.items()}
+    ratio, own = median_interval(table[name] / table["plain"]), median_interval(1e3 * table[name])
+    keys = ("ratio", "low", "high", "ms", "ms_low", "ms_high")
+    return {f"{what}_{key}": value for key, value in zip(keys, ratio + own, strict=True)}
 
 
 def save(
     table: pd.DataFrame, device: str, out: Path | None, wall_s: float, process: int, **gpu: bool
 ) -> None:
-    """Write each row as a record of the experiment "bench"; what was measured is its config, the
-    number of the process its seed."""
+    """Write each row as a record of the experiment "bench", or "growth" where it has sizes; what
+    was measured is its config, the number of the process its seed."""
     at = pick_device(device)
     how = {"device": at.type, "threads": torch.get_num_threads(), "samples": SAMPLES, **gpu}
+    keys = {"model", "batch", "pairs", *ABOUT["growth"]["base"]}
     for row in table.drop(columns="device").to_dict("records"):
-        config = {key: row.pop(key) for key in ("model", "batch", "pairs")} | how
+        config = how | {key: row.pop(key) for key in keys & set(row)}
         shape = "x".join(map(str, CASES[config["model"]].shape))
         records.write(
-            experiment="bench", dataset=f"noise-{shape}", method=row.pop("method"),
-            seed=process, profile="full", config=config, metrics=row, device=at, wall_s=wall_s,
-            out=out,
+            experiment="growth" if "width" in table else "bench", dataset=f"noise-{shape}",
+            method=row.pop("method"), seed=process, profile="full", config=config, metrics=row,
+            device=at, wall_s=wall_s, out=out,
         )  # fmt: skip
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Ratios with their intervals, and what was counted, as text."""
-    shown = pd.DataFrame({"method": table["method"]})
-    for what in ("step", "predict"):
-        told = (table[f"{what}_{key}"].map("{:.2f}".format) for key in ("ratio", "low", "high"))
-        ratio, low, high = told
-        shown[f"{what} / plain"] = ratio + " [" + low + ", " + high + "]"
-        shown[f"{what}, ms"] = table[f"{what}_ms"].map("{:.2f}".format)
-        flop = table[f"{what}_flops"] / table[f"{what}_flops"].iloc[0]
-        shown[f"{what} flop"] = flop.map("{:.2f}".format)
-    shown["saved, MiB"] = table["saved_mb"].map("{:.1f}".format)
-    shown["mask weights"] = table["mask_weights"]
+    """Ratios with their intervals, and what was counted, as text; below what `compare` found, the
+    authors' released code, as timed on another machine."""
+    about, columns = [*ABOUT["growth"]["base"], "method"], ABOUT["columns"].items()
+    told = [{k: form.format(**row) for k, form in columns} for row in table.to_dict("records")]
+    shown = table.filter(about).join(pd.DataFrame(told)).astype(str)
+    theirs = {} if "width" in table else ABOUT["released"].get(table["model"].iloc[0], {})
+    for what, (ms, plain) in theirs.items():
+        row = {"method": "released code (*)", what: f"{ms / plain:.2f}", f"{what}, ms": f"{ms:.2f}"}
+        shown.loc[len(table), [*row]] = [*row.values()]
     return shown
 
 
@@ -151,4 +173,4 @@ def parts(
     """Where a step of each method spends its time."""
     setting = Setting(pick_device(device), batch or CASES[model].batch, **gpu)
     for name, side in sides(model, list(methods or EVERY), setting).items():
-        yield name, where_time_goes(side)
+        yield name, costs.where_time_goes(side)

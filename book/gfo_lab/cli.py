@@ -125,7 +125,7 @@ def audit_command(a: argparse.Namespace) -> None:
 
 def bench_command(a: argparse.Namespace) -> None:
     """What a method costs, as ratios to plain dropout."""
-    gpu = {k: True for k in ("bf16", "channels_last", "compile") if getattr(a, k)}
+    gpu = {k: True for k in ("bf16", "channels_last", "compile", "graph") if getattr(a, k)}
     if len(seeds := a.seed or [0]) > 1:
         raise ValueError(f"bench measures one process, not {len(seeds)}: give one seed")
     process = seeds[0]
@@ -135,20 +135,21 @@ def bench_command(a: argparse.Namespace) -> None:
     if a.threads:
         torch.set_num_threads(a.threads)
     if a.save:
-        writable(a.out / "bench")
-    tables = []
-    for model in a.model:
+        writable(a.out / ("growth" if a.growth else "bench"))
+    tables, how = [], dict(pairs=a.pairs, batch=a.batch, device=a.device, **gpu)
+    for model in a.model[:1] if a.growth else a.model:
         started = time.perf_counter()
-        how = dict(pairs=a.pairs, batch=a.batch, device=a.device)
-        tables.append(bench.compare(model, a.method, **how, **gpu))
+        table = bench.growth(**how) if a.growth else bench.compare(model, a.method, **how)
+        tables.append(table)
         if a.save:
             wall = time.perf_counter() - started
-            bench.save(tables[-1], a.device, a.out, wall, process, **gpu)
+            bench.save(table, a.device, a.out, wall, process, **gpu)
     if a.json:
         show(pd.concat(tables), True)
     for table in [] if a.json else tables:
-        print("{model}, batch {batch}, {device}".format(**table.iloc[0]))
+        print("{model}, {device}".format(**table.iloc[0]))
         show(bench.readable(table), False)
+        print(bench.ABOUT["notes"] + ("" if bench.RIVALS else bench.ABOUT["no_rival"]))
     for model in a.model if a.parts else ():
         for name, parts in bench.parts(model, a.method, a.batch, a.device, **gpu):
             print(f"\n{model}, a step of {name}\n{parts.round(3)}")
@@ -190,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FailedRuns as error:
         print(f"gfo-lab: {error}", file=sys.stderr)
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"gfo-lab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

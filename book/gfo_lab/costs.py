@@ -2,7 +2,9 @@
 `gfo.fit` trains it and `gfo.predict` asks it; and what can be counted of them without a clock."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -12,17 +14,24 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import gfo
+from gfo.core.batch import device_of
 from gfo.core.noise import generator
 from gfo.core.rates import LEARNING_RATES
 from gfo.core.registry import Registry
 from gfo.core.sites import eval_mode, trace
 from gfo.train.fit import compiled_loss, one_epoch
 from gfo.train.optim import adam, optimizers_of
-from gfo.train.step import GraphedStep, Step
+from gfo.train.step import WARM_UP, GraphedStep, Step
 from gfo_lab import declared
+from gfo_lab.memory import peak_mb
 
 SAMPLES = 20
 EXAMPLES = 50_000  # the size of the training set that losses are told
+# MC dropout as other libraries have it, where they are installed: package and, called with a model
+# and the number of masks, what wraps it. The wrapped model trains as it would without; in eval mode
+# it drops in as many copies of the batch at once.
+WRAPS = {"torch-uncertainty": "torch_uncertainty.methods:mc_dropout"}  # of 0.13
+RIVALS = [name for name, at in WRAPS.items() if find_spec(at.split(".")[0])]
 GROUPS: dict[str, list[str]] = declared(__file__)
 
 
@@ -41,7 +50,8 @@ CASES["resnet18"] = Case(gfo.models.resnet18, (3, 32, 32), 32, {})
 
 
 class Setting(NamedTuple):
-    """How all sides of a comparison run. The last four are for GPUs; graph: our steps only."""
+    """How all sides of a comparison run. samples: masks of a prediction. The others but device and
+    batch are for GPUs; graph: our steps only."""
 
     device: torch.device
     batch: int
@@ -49,6 +59,7 @@ class Setting(NamedTuple):
     channels_last: bool = False
     compile: bool = False
     graph: bool = False
+    samples: int = SAMPLES
 
     def move(self, thing: Any) -> Any:
         """A model or input on the device, in its memory format."""
@@ -62,27 +73,27 @@ class Setting(NamedTuple):
 
 class Side(NamedTuple):
     """One side of a comparison. steps(k): k training steps. predict(): (B, K) probabilities, the
-    mean over `SAMPLES` masks. weights: how many numbers backbones and mask networks hold."""
+    mean over the setting's masks. net: all that is trained. backbone: numbers in its backbones."""
 
     steps: Callable[[int], None]
     predict: Callable[[], Tensor]
-    weights: tuple[int, int]
+    net: nn.Module
+    backbone: int
 
 
-def plain(case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
+def plain(case: Case, x: Tensor, y: Tensor, setting: Setting, wrap: Any = None) -> Side:
     """Dropout 0.5 as torch has it behind each site, whole channels of feature maps, in an ordinary
-    training loop; `SAMPLES` passes one after the other predict."""
+    training loop. Passes one after the other predict, or, where the model is wrapped as `WRAPS`
+    says, one pass of as many copies of the batch."""
     torch.manual_seed(0)
     model, sites = case.build()
     outputs = dict(trace(model, x[:2].cpu())[1])
     for name in sites:
         dropout = nn.Dropout2d() if outputs[name].dim() == 4 else nn.Dropout()
-        parent, _, child = name.rpartition(".")
-        masked = nn.Sequential(model.get_submodule(name), dropout)
-        setattr(model.get_submodule(parent), child, masked)
-    setting.move(model).train()
-    optimizer = adam(list(model.parameters()), LEARNING_RATES["backbone"])
-    forward = torch.compile(model) if setting.compile else model
+        model.set_submodule(name, nn.Sequential(model.get_submodule(name), dropout))
+    net = setting.move(wrap(model, setting.samples) if wrap else model).train()
+    optimizer = adam(list(net.parameters()), LEARNING_RATES["backbone"])
+    forward = torch.compile(net) if setting.compile else net
 
     def steps(count: int) -> None:
         total = torch.zeros((), device=x.device)
@@ -96,26 +107,26 @@ def plain(case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
 
     @torch.no_grad()
     def answer() -> Tensor:
-        with eval_mode(model), setting.cast():
+        with eval_mode(net), setting.cast():
             for module in model.modules():
                 module.training = isinstance(module, nn.Dropout | nn.Dropout2d)
-            return sum(forward(x).float().softmax(-1) for _ in range(SAMPLES)) / SAMPLES
+            if wrap:  # (S·B, K) -> (B, K)
+                return forward(x).float().softmax(-1).unflatten(0, (-1, len(x))).mean(0)
+            count = setting.samples
+            return sum(forward(x).float().softmax(-1) for _ in range(count)) / count
 
-    return Side(steps, answer, (_numbers(model.parameters()), 0))
+    return Side(steps, answer, net, numbers(model))
 
 
 def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
     """A method as `gfo.fit` trains it and `gfo.predict` asks it; an ensemble in all its members."""
     torch.manual_seed(0)
     config = case.config.get(name, {})
-    nets = []
+    nets, takes = [], []
     for _ in range(gfo.methods.create(name, **config).members):
         model, sites = case.build()
         net = gfo.attach(model, sites, gfo.methods.create(name, **config), x[:2].cpu())
         nets.append(setting.move(net).train())
-
-    takes = []
-    for net in nets:
         loss = compiled_loss(net) if setting.compile else net.method.loss
         optimizers = optimizers_of(net, graphed=setting.graph).values()
         kind = GraphedStep if setting.graph else Step
@@ -128,45 +139,41 @@ def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
 
     def answer() -> Tensor:
         with setting.cast():
-            return gfo.predict(whole, x, SAMPLES)
+            return gfo.predict(whole, x, setting.samples)
 
-    backbone = sum(_numbers(net.model.parameters()) for net in nets)
-    return Side(steps, answer, (backbone, _numbers(whole.parameters()) - backbone))
-
-
-def _numbers(parameters: Iterator[nn.Parameter]) -> int:
-    return sum(p.numel() for p in parameters)
+    return Side(steps, answer, whole, sum(numbers(net.model) for net in nets))
 
 
-def sides(model: str, methods: Sequence[str], setting: Setting) -> dict[str, Side]:
-    """ "plain" and each method on the same random batch, warmed up."""
-    case = CASES[model]
+def numbers(net: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def sides(model: str | Case, methods: Sequence[str], setting: Setting) -> dict[str, Side]:
+    """ "plain" and each method, of `METHODS` or `RIVALS`, on the same random batch, warmed up."""
+    case = CASES[model] if isinstance(model, str) else model
     gen = generator(0, "bench")
     x = setting.move(torch.randn(setting.batch, *case.shape, generator=gen))
     y = setting.move(torch.randint(10, (setting.batch,), generator=gen))
     found = {"plain": plain(case, x, y, setting)}
-    found |= {name: ours(name, case, x, y, setting) for name in methods}
+    for name in methods:
+        wrap = resolve_name(WRAPS[name]) if name in WRAPS else None
+        how = case, x, y, setting
+        found[name] = plain(*how, wrap) if wrap else ours(name, *how)
     for side in found.values():
-        side.steps(2)
+        side.steps(WARM_UP + 1)  # a graph is captured in the last
         side.predict()
     return found
 
 
 def counts(side: Side) -> dict[str, float]:
-    """What does not depend on the machine: operations, bytes kept for backward, weights."""
-    kept = {}  # the storages themselves, so that none is freed and its address seen twice
-
-    def pack(t: Tensor) -> Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        step_flops = flops(lambda: side.steps(1))
-    saved = sum(storage.nbytes() for storage in kept.values()) / 2**20
-    weights, mask_weights = side.weights
+    """What does not depend on the machine: operations, memory, weights."""
+    side.net.zero_grad()  # gradients of the last step belong to no peak
+    step, at = lambda: side.steps(1), device_of(side.net)
     return {
-        "step_flops": step_flops, "predict_flops": flops(side.predict), "saved_mb": saved,
-        "weights": weights, "mask_weights": mask_weights,
+        "step_peak_mb": peak_mb(step, at), "predict_peak_mb": peak_mb(side.predict, at),
+        "step_flops": flops(step), "predict_flops": flops(side.predict),
+        "weights": side.backbone, "mask_weights": numbers(side.net) - side.backbone,
     }  # fmt: skip
 
 

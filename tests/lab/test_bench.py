@@ -41,7 +41,10 @@ def test_flops_are_those_of_the_layers():
     assert row["predict_flops"]["deterministic"] == 2 * B * sum(layers)
     assert row["mask_weights"]["random"] == 0 < row["mask_weights"]["gflowout"]
     assert (row["weights"] == sum(layers) + 5 + 4 + 10).all()
-    assert row["saved_mb"]["gflowout"] > row["saved_mb"]["random"] > 0
+    assert row["step_floor"]["random"] == 1 < row["step_floor"]["gflowout"]
+    assert row["step_peak_mb"]["gflowout"] > row["step_peak_mb"]["random"] > 0
+    # 20 masks folded into the batch are held at once; passes one after the other are not
+    assert row["predict_peak_mb"]["random"] > row["predict_peak_mb"]["plain"] > 0
     assert (row.loc["plain", ["step_ratio", "step_low", "step_high"]] == 1).all()
 
 
@@ -72,6 +75,59 @@ def test_plain_prediction_drops_channels_and_moves_no_statistics():
     side.steps(2)
     assert net.training
     assert not torch.equal(net.out.weight, before["out.weight"])
+
+
+def test_torch_uncertainty_drops_what_plain_dropout_drops():
+    pytest.importorskip("torch_uncertainty.methods")
+    setting = costs.Setting(torch.device("cpu"), B)
+    found = costs.sides("tiny", ["torch-uncertainty"], setting)
+    plain, theirs = (costs.counts(side) for side in found.values())
+    for same in ("step_flops", "predict_flops", "weights", "mask_weights"):  # no pass is shared
+        assert theirs[same] == plain[same]
+    one, two = (found["torch-uncertainty"].predict() for _ in range(2))
+    assert not torch.equal(one, two)
+    torch.testing.assert_close(one.sum(1), torch.ones(B))
+
+
+@pytest.mark.skipif(bool(costs.RIVALS), reason="torch-uncertainty is installed")
+def test_a_library_that_is_not_installed_is_no_method_and_said_to_be_left_out(capsys):
+    args = ["bench", "--model", "tiny", "--pairs", "6", "--method"]
+    assert main([*args, "torch-uncertainty"]) == 2
+    assert "unknown method 'torch-uncertainty'" in capsys.readouterr().err
+    assert main([*args, "random"]) == 0
+    assert "torch-uncertainty is not installed: left out" in capsys.readouterr().out
+
+
+def test_the_released_step_stands_below_as_the_ratio_of_its_own_machine():
+    table = bench.compare("tiny", ["random"], pairs=6, least=0, progress=False)
+    assert list(bench.readable(table)["method"]) == ["plain", "random"]  # not timed on this one
+    told = bench.readable(table.assign(model="mlp")).set_index("method")
+    ms, plain = bench.ABOUT["released"]["mlp"]["step"]
+    assert told["step"]["released code (*)"] == f"{ms / plain:.2f}"
+    assert told["step, ms"]["released code (*)"] == f"{ms:.2f}"
+    assert f"{table['step_ratio'][1]:.2f} [" in told["step"]["random"]
+
+
+def test_growth_changes_one_size_at_a_time(monkeypatch, tmp_path):
+    base = {"width": 6, "depth": 2, "batch": 4, "masks": 1, "samples": 3}
+    along = [{}, {"width": 5}, {"depth": 3}, {"batch": 8}, {"masks": 2, "samples": 2}]
+    plan = {"methods": ["gflowout"], "base": base, "along": along}
+    monkeypatch.setitem(bench.ABOUT, "growth", plan)
+    table = bench.growth(pairs=6, least=0)
+    assert list(table["method"]) == ["plain", "gflowout"] * len(along)
+    for change, (_, row) in zip(along, table[::2].iterrows(), strict=True):
+        size = base | change
+        assert {key: row[key] for key in size} == size
+        widths = [784, *[size["width"]] * size["depth"], 10]
+        layers = [a * b for a, b in zip(widths, widths[1:], strict=False)]
+        assert row["step_flops"] == 2 * size["batch"] * (3 * sum(layers) - layers[0])
+        assert row["predict_flops"] == size["samples"] * 2 * size["batch"] * sum(layers)
+    ours = table[1::2].reset_index()
+    assert ours["step_flops"][4] > 1.5 * ours["step_flops"][0]  # two masks per example
+    bench.save(table, "cpu", tmp_path, 1.0, 0)
+    found = records.read("growth", tmp_path, profile="full")
+    assert len(found) == len(table) and found["config_hash"].nunique() == len(along)
+    assert sorted(config["width"] for config in found["config"]) == [5] * 2 + [6] * 8
 
 
 def ten_classes():
@@ -115,6 +171,7 @@ def test_faults_c_an_unwritable_folder_is_found_before_measuring(tmp_path, monke
         (["--method", "randm"], "did you mean 'random'?"),
         (["--pairs", "5"], "need 6"),
         (["--model", "tiny", "--bf16"], "measured on a GPU"),
+        (["--model", "tiny", "--graph"], "graph: measured on a GPU"),
         (["--model", "tiny", "--batch", "0"], "batch is 0"),
         (["--model", "tiny", "--threads", "-1"], "threads is -1"),
         (["--model", "tiny", "--seed", "-1"], "seed is -1"),
