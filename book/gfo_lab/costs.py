@@ -128,7 +128,7 @@ def ours(name: str, case: Case, x: Tensor, y: Tensor, setting: Setting) -> Side:
         net = gfo.attach(model, sites, gfo.methods.create(name, **config), x[:2].cpu())
         nets.append(setting.move(net).train())
         loss = compiled_loss(net) if setting.compile else net.method.loss
-        optimizers = optimizers_of(net, graphed=setting.graph).values()
+        optimizers = optimizers_of(net, graph=setting.graph).values()
         kind = GraphedStep if setting.graph else Step
         takes.append(kind(net, loss, optimizers, EXAMPLES, setting.bf16))
     whole = gfo.Ensemble(nets) if len(nets) > 1 else nets[0]

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 import gfo
-from gfo.core.files import read_json, write_json
+from gfo_lab.json_files import read_json, write_json
 
 LAB = Path(__file__).resolve().parent
 LIBRARY = Path(gfo.__file__).resolve().parent

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from gfo.core.files import read_json, write_json
+from gfo_lab.json_files import read_json, write_json
 
 
 def one_by_one(

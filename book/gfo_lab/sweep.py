@@ -16,11 +16,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from gfo.core.batch import pick_device
-from gfo.core.files import read_json, write_json
 from gfo.data.splits import data_root
 from gfo_lab import records
 from gfo_lab.experiments import EXPERIMENTS
 from gfo_lab.experiments.job import Job
+from gfo_lab.json_files import read_json, write_json
 from gfo_lab.plugins import bring
 
 ENGINES = ("processes", "dask")

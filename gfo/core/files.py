@@ -1,7 +1,6 @@
 """Writing files so that nobody ever reads half of one; reading settings and JSON."""
 
 import contextlib
-import json
 import os
 import tomllib
 import uuid
@@ -46,17 +45,3 @@ def declared(module: str, name: str | None = None) -> dict[str, Any]:
     path = Path(module)
     path = path.with_suffix(".toml") if name is None else path.with_name(name)
     return tomllib.loads(path.read_text(encoding="utf-8"))
-
-
-def read_json(path: str | Path) -> Any:
-    """The content of a JSON file; ValueError, naming the file, where it is damaged."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # also of bytes that are no UTF-8
-        raise ValueError(f"{str(path)!r} is damaged, it is no JSON: delete it") from None
-
-
-def write_json(path: str | Path, content: Any, **how: Any) -> None:
-    """Write `content` as JSON, whole or not at all; keywords go to `json.dumps`."""
-    text = json.dumps(content, **how) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

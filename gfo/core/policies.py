@@ -96,16 +96,9 @@ class LayerwisePolicy(nn.Module):
     """
 
     def __init__(
-        self,
-        sites: Sequence,
-        classes: int,
-        reads: Sequence[str],
-        *,
-        before: int | None = None,
-        hidden: int = 32,
-        outputs: int | None = None,
-        keep: float = 0.5,
-    ):
+        self, sites: Sequence, classes: int, reads: Sequence[str], *, before: int | None = None,
+        hidden: int = 32, outputs: int | None = None, keep: float = 0.5,
+    ):  # fmt: skip
         super().__init__()
         self.reads = tuple(reads)
         self.nets = nn.ModuleList()

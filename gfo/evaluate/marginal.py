@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gfo.core.attached import Attached
 from gfo.core.batch import device_of, repeat_rows, row_slice, rows, to_device
-from gfo.core.checks import check_counts, check_finite, check_net, check_x, check_y
+from gfo.core.checks import check_batch, check_counts, check_finite, check_net
 from gfo.core.masked_pass import noise_for, without_gradient
 from gfo.core.noise import derive, generator
 from gfo.core.predict import sample_logits
@@ -105,8 +105,7 @@ def _blocks(
     net: Attached, x: Any, y: Any, samples: int, draw: Callable[..., Tensor], seed: int
 ) -> Iterator[Tensor]:
     """What `draw(x, y, count, key)` says of S masks of the examples, in blocks (S, b), float64."""
-    x = check_x(net, x)
-    y = check_y(net, x, y)
+    x, y = check_batch(net, x, y)
     for block in range(0, rows(x), ROWS):
         xs, ys = to_device(row_slice((x, y), block, ROWS), device_of(net))
         fold = net.method.count or FOLD  # a method's `count` masks are gone through at once

@@ -9,7 +9,7 @@ from torch import Tensor
 from gfo.core.attached import Attached
 from gfo.core.batch import device_of, rows, to_device
 from gfo.core.bernoulli import Bernoulli
-from gfo.core.checks import check_counts, check_finite, check_x, check_y
+from gfo.core.checks import check_batch, check_counts, check_finite
 from gfo.core.masked_pass import Pass, noise_for, without_gradient
 from gfo.core.noise import generator
 from gfo.core.objectives import fixed_at, kl_bernoulli
@@ -33,8 +33,7 @@ def passes(net: Attached, x: Any, y: Tensor, source: str, samples: int, seed: in
         ValueError: On bad x or y, samples < 1, and where the network answers NaN.
     """
     check_counts(samples=samples)
-    x = check_x(net, x)
-    y = check_y(net, x, y)
+    x, y = check_batch(net, x, y)
     back = y.device
     x, y = to_device((x, y), device_of(net))
     for index in range(samples):

@@ -43,10 +43,12 @@ def reliability(probs: Tensor, y: Tensor, bins: int = 15) -> dict[str, list[floa
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     count = np.bincount(which, minlength=bins)
     full = count > 0
-    found = {}
-    for name, values in (("confidence", confidence), ("accuracy", hit)):
-        found[name] = list(np.bincount(which, values, minlength=bins)[full] / count[full])
-    return found | {"share": list(count[full] / len(hit))}
+
+    def mean(values: np.ndarray) -> list[float]:
+        return list(np.bincount(which, values, minlength=bins)[full] / count[full])
+
+    share = list(count[full] / len(hit))
+    return {"confidence": mean(confidence), "accuracy": mean(hit), "share": share}
 
 
 def selective_accuracy(probs: Tensor, y: Tensor, coverages: Sequence[float]) -> list[float]:

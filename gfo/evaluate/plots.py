@@ -6,6 +6,8 @@ from collections.abc import Callable
 import matplotlib as mpl
 from cycler import cycler
 
+from gfo.core.files import declared
+
 
 class Named(dict):
     """A dict that makes an entry up for a name it lacks, so that a new method needs none."""
@@ -21,19 +23,7 @@ class Named(dict):
 # Okabe & Ito (2008): told apart under all common colour-vision deficiencies.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SPARE = ("#8C564B", "#BCBD22", "#17BECF", "#9467BD")  # for methods without a colour of their own
-METHODS = {
-    "deterministic": ("No dropout", "#7F7F7F"),
-    "random": ("Random dropout", "#000000"),
-    "mc-improved": ("MC dropout, improved", "#E69F00"),
-    "concrete": ("Concrete dropout", "#009E73"),
-    "contextual": ("Contextual dropout", "#CC79A7"),
-    "ensemble": ("Deep ensemble", "#882255"),
-    "gflowout": ("GFlowOut", "#0072B2"),
-    "gflowout-literal": ("GFlowOut (literal)", "#56B4E9"),
-    "id-gflowout": ("ID-GFlowOut", "#D55E00"),
-    "iw-dropout": ("Importance-weighted dropout", "#332288"),
-    "vimco": ("VIMCO", "#999933"),
-}
+METHODS = declared(__file__)
 COLORS = Named(
     {name: color for name, (_, color) in METHODS.items()},
     lambda name: SPARE[zlib.crc32(name.encode()) % len(SPARE)],

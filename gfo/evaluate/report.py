@@ -1,7 +1,5 @@
 """One call that says how good a network's predictive is: a table and a figure."""
 
-import tomllib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -10,10 +8,10 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gfo.core import attached, batch, bernoulli, gaussian, likelihood, predictive
+from gfo.core import attached, batch, bernoulli, files, gaussian, likelihood, predictive
 from gfo.evaluate import calibrate, metrics, plots, uncertainty
 
-SETTINGS = tomllib.loads(Path(__file__).with_name("report.toml").read_text("utf-8"))
+SETTINGS = files.declared(__file__)
 
 
 class Report(NamedTuple):

@@ -6,9 +6,6 @@ returns (B,): larger means more uncertain. A score that has no meaning there is 
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -101,13 +98,11 @@ def mutual_information(outputs: Tensor, likelihood: Likelihood | None = None) ->
     return (likelihood.entropy(likelihood.mean(outputs)) - each).clamp_min(0)
 
 
-def _averaged(score: Callable, average: str, logits: Tensor, likelihood: Any = None) -> Tensor:
-    return score(logits, average, likelihood)
-
-
 for _average in AVERAGES:
-    SCORES[f"dempster-shafer, {_average}"] = partial(_averaged, dempster_shafer, _average)
-SCORES["energy"] = partial(_averaged, energy, "scores")
+    SCORES[f"dempster-shafer, {_average}"] = lambda logits, likelihood=None, average=_average: (
+        dempster_shafer(logits, average, likelihood)
+    )
+SCORES["energy"] = lambda logits, likelihood=None: energy(logits, "scores", likelihood)
 SCORES["maximum probability"] = max_probability
 SCORES["entropy"] = entropy
 SCORES["mutual information"] = mutual_information

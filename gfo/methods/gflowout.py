@@ -138,13 +138,10 @@ class GFlowOut(Method):
         if self.anneal:
             self.seen: torch.Tensor
             self.register_buffer("seen", torch.zeros(()))  # epochs, kept with the weights
+        self.name = "gflowout-literal" if self.prior_objective == "literal" else "gflowout"
         self.steady = self.e_steps == 1
         self.reads_label = self.label
         self.reads_before = self.activation == "before"
-
-    @property
-    def name(self) -> str:
-        return "gflowout-literal" if self.prior_objective == "literal" else "gflowout"
 
     @property
     def kind(self) -> Objective:
@@ -226,9 +223,7 @@ class GFlowOut(Method):
 
     def prior_part(self, out) -> torch.Tensor:
         """What pulls p toward q, shape (B,), in nats; no gradient to q."""
-        if self.prior_objective == "literal":
-            return -out.log_p
-        return total(out.kl_sites)
+        return -out.log_p if self.prior_objective == "literal" else total(out.kl_sites)
 
 
 METHODS["gflowout"] = GFlowOut

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gfo.core.attached import Attached
-from gfo.core.batch import device_of, pick_device, to_device
+from gfo.core.batch import pick_device, to_device
 from gfo.core.checks import check_counts, check_net, check_whole
 from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import derive, generator
@@ -68,8 +68,7 @@ def fit(
         compile: torch.compile the loss, masked pass included; anew for a batch of another size.
         graph: On a GPU, run each step as one CUDA graph, for batches of one size; an odd one runs
             as ever. An `optimizer` of your own has to be capturable.
-        schedule: "one-cycle", or `f(optimizer, steps)` that makes a torch scheduler for so many
-            steps; every group follows it, from its own rate. None: rates stay.
+        schedule: "one-cycle", or `f(optimizer, steps)` that makes a torch scheduler; None: none.
         augment: `f(x, generator)` changes each training batch, by draws of that step's generator.
         n: Size of the training set; spares a stream that cannot tell it one reading.
         on_epoch: `f(row)` of each new row of the history, once the checkpoint is written.
@@ -88,10 +87,7 @@ def fit(
     check_writable(checkpoint)
     net.to(pick_device(device))
     data, rates = Data(net, train, valid, int(batch), bool(schedule), n), learning_rates(lr)
-    if graph and not net.method.steady:
-        raise ValueError(f"graph=True: {net.method.name}'s steps differ by number, e_steps=1")
-    graphed = graph and device_of(net).type == "cuda"
-    optimizers = optimizers_of(net, lr, backbone, optimizer, graphed)
+    optimizers = optimizers_of(net, lr, backbone, optimizer, graph)
     steps = epochs * data.per_epoch if schedule else 0
     moving = {"optimizers": optimizers, "schedulers": make_schedulers(schedule, optimizers, steps)}
     net.likelihood.standardise(y for _, y in pairs(data.train))

@@ -16,23 +16,25 @@ Make = Callable[[str, list], Optimizer]  # make(group, parameters)
 
 def optimizers_of(
     net: Attached, lr: Mapping[str, float] | None = None, backbone: bool = True,
-    make: Make | None = None, graphed: bool = False,
+    make: Make | None = None, graph: bool = False,
 ) -> dict[str, Optimizer]:  # fmt: skip
     """One Adam for the groups of `net.param_groups()`, or what `make` makes for each of them.
 
     Where a CUDA graph shall hold its steps, rates are tensors, which schedulers write to: a graph
-    would keep a number for good.
+    would keep a number for good. On a CPU there is none.
 
     Raises:
         ValueError: Where a CUDA graph shall hold what cannot be captured.
     """
-    groups = net.param_groups(lr, backbone)
+    if graph and not net.method.steady:
+        raise ValueError(f"graph=True: {net.method.name}'s steps differ by number, e_steps=1")
+    groups, graph = net.param_groups(lr, backbone), graph and device_of(net).type == "cuda"
     if make is None:
-        if graphed:
+        if graph:
             groups = [g | {"lr": torch.tensor(g["lr"], device=device_of(net))} for g in groups]
-        return {"adam": adam(groups, capturable=graphed)}
+        return {"adam": adam(groups, capturable=graph)}
     made = {group["name"]: make(group["name"], group["params"]) for group in groups}
-    if graphed and not all(each.defaults.get("capturable") for each in made.values()):
+    if graph and not all(each.defaults.get("capturable") for each in made.values()):
         raise ValueError("graph=True needs optimizers made with capturable=True, as torch's Adam")
     return made
 

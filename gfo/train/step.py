@@ -31,8 +31,7 @@ class Step:
         self, net: Attached, loss: Callable[..., Loss], optimizers: Iterable, n: int, bf16: bool
     ):  # fmt: skip
         self.loss, self.optimizers, self.n = loss, list(optimizers), n
-        groups = [group for o in self.optimizers for group in o.param_groups]
-        self.parameters = [p for group in groups for p in group["params"]]
+        self.parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
         self.device = device_of(net)
         self.cast = torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
@@ -95,19 +94,15 @@ class GraphedStep(Step):
             return super().__call__(self.batch)
         if self.graph is None:
             self.steps += 1
-            if self.steps <= WARM_UP:
-                return self.aside(self.batch)
+            if self.steps <= WARM_UP:  # on a stream of its own
+                stream, main = torch.cuda.Stream(), torch.cuda.current_stream()
+                stream.wait_stream(main)
+                with torch.cuda.stream(stream):
+                    found = super().__call__(self.batch)
+                main.wait_stream(stream)
+                return found
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):  # records, and runs nothing
                 self.found = super().__call__(self.batch)
         self.graph.replay()
         return self.found
-
-    def aside(self, batch: Standing) -> Loss:
-        """A step on a stream of its own."""
-        stream, main = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(main)
-        with torch.cuda.stream(stream):
-            found = super().__call__(batch)
-        main.wait_stream(stream)
-        return found
