@@ -38,13 +38,9 @@ class _UnderTest(nn.Module):
 
 @torch.random.fork_rng()  # a backbone's own dropout draws from torch's random state
 def reestimate(
-    net: Attached,
-    x: Tensor,
-    *,
-    batch: int = 128,
-    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
-    seed: int = 0,
-) -> None:
+    net: Attached, x: Tensor, *, batch: int = 128,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None, seed: int = 0,
+) -> None:  # fmt: skip
     """Set BatchNorm's running mean and variance to averages under test-time masks.
 
     In training they follow the training policy, which for GFlowOut is q, tempered and mixed with
