@@ -87,9 +87,9 @@ class SiteHandler:
         if given is not None and site.tokens and given.shape[1] != tokens:
             raise ValueError(f"mask of {what} has {given.shape[1]} tokens, x {tokens} there")
         u, explore = None, None
-        if self.noise is not None:
-            u = self.noise.u[layer]  # of a method's `count` masks one number says which, everywhere
-            explore = self.noise.explore[:, 0 if method.count else layer, None]
+        if (noise := self.noise) is not None:
+            # which of a method's `count` masks acts, one number says for all sites
+            u, explore = noise.u[layer], noise.explore[:, 0 if method.count else layer, None]
             if site.tokens and tokens > site.tokens:  # noise does not reach
                 had = f"the example had {site.tokens}: attach with one of the longest kind"
                 raise ValueError(f"{what} has {tokens} tokens, {had}")

@@ -209,10 +209,7 @@ def _answer(
         raise ValueError(f"masks={masks!r} is none of 'own', 'shared' or a list of masks")
     if given is not None and is_loader(x):
         raise ValueError("masks are given for one batch: pass x as one, not a loader")
-    if given is not None and len(given):
-        samples = len(given[0])
-    else:
-        samples = net.method.count or samples
+    samples = len(given[0]) if given is not None and len(given) else net.method.count or samples
     device, back, found = device_of(net), None, []
     memory = (MEMORY_CPU if device.type == "cpu" else MEMORY) if memory is None else memory
     check_counts(samples=samples, memory=memory)

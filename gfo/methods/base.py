@@ -62,6 +62,7 @@ class Method(nn.Module):
         temperature: Training masks come from σ(logit / temperature).
         random: Probability, per example and layer, of a Bernoulli(0.5) mask in training.
         beta: Exponent of the likelihood in `log_reward`.
+        masks: Masks per example and step, folded into the batch.
         rescale: Divide a masked layer by the kept fraction of its bits, per example (the released
             MLP does, its ResNet and the paper's equations do not).
     """
@@ -83,6 +84,7 @@ class Method(nn.Module):
     random = 0.0
     beta = 1.0
     rescale = False
+    masks = 1
     # Arguments that came after the first recorded runs: at these values `config` leaves them out,
     # so that the identity of those runs holds.
     hash_defaults: ClassVar[Mapping[str, Any]] = {}
@@ -133,18 +135,18 @@ class Method(nn.Module):
         self.built = True
 
     def make(self, spec: Spec) -> None:
-        """Make the policies for these sites, and what else the method learns."""
-        raise NotImplementedError
+        """Make the policies for these sites, and what else the method learns; here nothing."""
 
     def loss(self, batch_pass: BatchPass, n: int) -> Loss:
-        """The loss of one batch.
+        """The loss of one batch; here the NLL under the training masks, `masks` per example.
 
         Args:
             batch_pass: `batch_pass(source=…, draw=…)` is the masked pass on it, which may be called
                 more than once (see `gfo.core.masked_pass.BatchPass`).
             n: Size of the training set.
         """
-        raise NotImplementedError
+        out = batch_pass(source="train", repeat=self.masks)
+        return Loss({"nll": -out.log_lik.mean()}, {})
 
     def loss_of(self, net: Any, x: Any, y: Any, n: int, key: tuple, shard: tuple) -> Loss:
         """`loss` of a batch that is checked first: what `net.loss` returns."""

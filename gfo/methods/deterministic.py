@@ -1,7 +1,7 @@
 """No dropout: one network, and a member of an ensemble of such."""
 
 from gfo.core.registry import METHODS
-from gfo.methods.base import Loss, Method
+from gfo.methods.base import Method
 
 
 @METHODS.register("deterministic")
@@ -17,15 +17,9 @@ class Deterministic(Method):
     count = 1
     shared = True  # one row of ones serves the batch
 
-    def make(self, spec):
-        """Nothing to make."""
-
     def mask_at_site(self, layer, context, mask, u, explore, source):
         ones = context.h.new_ones(1, *context.h.shape[1:])
         return (ones if mask is None else mask), None, None
-
-    def loss(self, batch_pass, n):
-        return Loss({"nll": -batch_pass(source="train").log_lik.mean()}, {})
 
 
 @METHODS.register("ensemble")

@@ -3,7 +3,7 @@
 import torch
 
 from gfo.core.registry import METHODS
-from gfo.methods.base import Loss, Method
+from gfo.methods.base import Method
 
 
 def draw_masks(width: int, count: int, overlap: float) -> torch.Tensor:
@@ -72,6 +72,3 @@ class Masksembles(Method):
             mask = masks[turn % self.count]  # rounding may give `count`
         alike = mask.dim() < h.dim()  # every token has the mask of its features
         return mask.unsqueeze(1).expand(-1, h.shape[1], -1) if alike else mask, None, None
-
-    def loss(self, batch_pass, n):
-        return Loss({"nll": -batch_pass(source="train").log_lik.mean()}, {})

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from gfo.core.policies import FixedPolicy
 from gfo.core.registry import METHODS
-from gfo.methods.base import Loss, Method
+from gfo.methods.base import Method
 
 
 @METHODS.register("random")
@@ -19,7 +19,7 @@ class RandomDropout(Method):
         keep: Probability that a unit is kept.
         rescale: As in `Method`.
         inverted: Divide kept units by `keep`, as torch does.
-        masks: Masks per example and step, folded into the batch; the loss is the mean over them.
+        masks: Masks per example and step; the loss is the mean over them.
     """
 
     name = "random"
@@ -39,10 +39,6 @@ class RandomDropout(Method):
 
     def make(self, spec):
         self.p = FixedPolicy(spec.sites, self.keep)
-
-    def loss(self, batch_pass, n):
-        out = batch_pass(source="train", repeat=self.masks)
-        return Loss({"nll": -out.log_lik.mean()}, {})
 
 
 @METHODS.register("mc-improved")

@@ -10,7 +10,6 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gfo.core.attached import Attached
-from gfo.core.checks import check_whole
 from gfo.core.ensemble import Ensemble
 from gfo.core.noise import generator
 from gfo.train.batchnorm import reestimate
@@ -60,7 +59,7 @@ class Swag:
 
     Args:
         net: What `attach` returned. All its parameters count, also those of masks and likelihood.
-        rank: How many deviations are kept.
+        rank: How many deviations are kept, at least 2.
 
     Attributes:
         count: How many iterates were collected.
@@ -70,7 +69,7 @@ class Swag:
     """
 
     def __init__(self, net: Attached, rank: int = 20):
-        self.net, self.rank, self.count = net, check_whole("rank", rank, 2), 0
+        self.net, self.rank, self.count = net, rank, 0
         self.mean, self.squares, self.deviations = torch.zeros(()), torch.zeros(()), []
 
     def collect(self, *_) -> None:
@@ -88,9 +87,9 @@ class Swag:
         Raises:
             ValueError: Before two iterates are collected.
         """
-        if self.count < 2:
-            raise ValueError(f"{self.count} iterate(s) collected, SWAG needs 2: call collect()")
-        gen, rank = generator(seed, "swag", number), len(self.deviations)
+        if (rank := len(self.deviations)) < 2:
+            raise ValueError(f"{rank} deviation(s), SWAG needs 2: call collect() more, rank ≥ 2")
+        gen = generator(seed, "swag", number)
         low_rank = torch.randn(rank, generator=gen) @ torch.stack(self.deviations)
         diagonal = (self.squares / self.count).sqrt() * torch.randn(len(self.mean), generator=gen)
         return self.mean + (diagonal + low_rank / (rank - 1) ** 0.5) / 2**0.5
