@@ -177,7 +177,7 @@ def test_holm_takes_ties_and_runs_without_spread():
     found = holm(gaps)
     assert (found[["low", "high"]].loc[2] == 0).all()  # nothing against nothing
     assert (found[["low", "high"]].loc[3] == 2).all()
-    assert np.isfinite(found).all(None)
+    assert np.isfinite(found.to_numpy()).all()
 
 
 def test_faults_a14_a_device_is_no_markdown(tmp_path, monkeypatch):
