@@ -3,30 +3,33 @@
 import re
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from gfo.evaluate.plots import LABELS
 from gfo_lab import declared, records
-from gfo_lab.stats import interval, paired_by_seed
+from gfo_lab.stats import holm, paired_by_seed
 
 PAPER = records.LAB / "paper_tables"
-PROFILES = ("full", "reduced")  # the first that has records of a row speaks for it
+PROFILES = ("strong", "full", "reduced")  # the first that has records of a row speaks for it
 
 
 class Table(NamedTuple):
     """One of the paper's tables, as `ledger.toml` has it.
 
     setting: its column that names data. reference: the row that differences are taken to. scale:
-    ours times this is in its unit. experiments: by setting, where our records lie (experiment, or
-    absent where we have none, and dataset) and which text of "deviations" says what differs.
-    metrics: its columns, as ours; a slash leads into a metric that is a dict."""
+    ours times this is in its unit. repeats: runs behind each of its means, 1 where it does not say.
+    experiments: by setting, where our records lie (experiment, or absent where we have none,
+    dataset, and profiles that speak if not `PROFILES`) and which text of "deviations" says what
+    differs. metrics: its columns, as ours; a dot leads into a metric that is a dict."""
 
     file: str
     reference: str
     scale: float
+    repeats: int
     experiments: dict[str, dict[str, str]]
     metrics: dict[str, str]
     setting: str | None = None
@@ -38,119 +41,136 @@ TABLES = {name: Table(**entries) for name, entries in ABOUT["tables"].items()}
 
 
 def paper(table: str, folder: Path = PAPER) -> pd.DataFrame:
-    """The paper's numbers of one table, long: setting, method, metric, paper."""
+    """The paper's numbers of one table, long: setting, method, metric, paper, and paper_se, its
+    standard error where it prints one."""
     about = TABLES[table]
     wide = pd.read_csv(folder / f"{about.file}.csv")
     wide["setting"] = wide[about.setting] if about.setting else next(iter(about.experiments))
-    return wide.melt(["setting", "method"], list(about.metrics), "metric", "paper")
+    wide = wide[wide["setting"].isin(about.experiments)]
+    se = wide.reindex(columns=[f"{metric}_se" for metric in about.metrics]).melt()["value"]
+    long = wide.melt(["setting", "method"], [*about.metrics], "metric", "paper")
+    return long.assign(paper_se=se)
 
 
 def verdict(theirs: float, low: float, high: float) -> str:
-    """What our paired interval [low, high] says of the paper's difference `theirs`.
+    """What our paired interval [low, high] says of the paper's difference `theirs`, half of which
+    is the measure on either side of zero.
 
-    "reproduced": zero lies outside, on the paper's side, and the interval reaches half of the
-    paper's difference. "reversed": zero lies outside, on the other side. "undecided": the interval
-    holds both zero and the paper's difference. "not reproduced": all else.
+    "reproduced": zero lies outside, on the paper's side, and the interval has a part between half
+    and twice the paper's difference. "larger": zero lies outside, on the paper's side, and all of
+    the interval beyond twice the paper's difference. "reversed": zero lies outside, on the other
+    side, and the interval reaches half of the paper's difference there. "undecided": zero lies
+    inside, and half of the paper's difference, on its side, too. "not reproduced": all else, which
+    is to say that half of the paper's difference lies outside.
+
+    The interval holds its ends. An end that is not known is infinite: of a bound from one side
+    alone, the other; of a single run, both. A paper's difference of 0 has no side: "undecided"
+    where zero lies inside, else "not reproduced".
     """
-    sign = -1 if theirs < 0 else 1
-    low, high = sorted((sign * low, sign * high))
-    if high < 0:
+    half = abs(theirs) / 2
+    low, high = (low, high) if theirs > 0 else (-high, -low)  # the paper's side is up
+    if low > 0 and high >= half > 0:
+        return "larger" if low > 4 * half else "reproduced"
+    if high < 0 and low <= -half < 0:
         return "reversed"
-    if low > 0:
-        return "reproduced" if high >= abs(theirs) / 2 else "not reproduced"
-    return "undecided" if high >= abs(theirs) else "not reproduced"
+    return "not reproduced" if low > 0 or high < half else "undecided"
 
 
-def level(theirs: float, ours: np.ndarray) -> str:
-    """Of the reference row, which has no difference: whether the paper's number could be one more
-    run of ours (95 % prediction interval)."""
-    low, high = interval(ours)
-    centre, wider = (low + high) / 2, np.sqrt(len(ours) + 1)
-    if len(ours) < 2:
+def level(theirs: float, se: float, repeats: int, ours: float, own: float, n: int) -> str:
+    """Of the reference row, which has no difference: whether the paper's mean and ours could be
+    means of the same, by a 95 % t interval of their difference with n − 1 degrees of freedom.
+
+    Args:
+        theirs: The paper's mean.
+        se: Its standard error; NaN where the paper prints none, then its runs are taken to scatter
+            as ours do.
+        repeats: How many runs it is a mean of.
+        ours: Our mean.
+        own: Its standard error.
+        n: Of our runs; fewer than two decide nothing.
+    """
+    if n < 2:
         return "undecided"
-    near = abs(theirs - centre) <= wider * (high - low) / 2
+    se = own * np.sqrt(n / repeats) if np.isnan(se) else se
+    near = abs(theirs - ours) <= t.ppf(0.975, n - 1) * np.hypot(own, se)
     return "reproduced" if near else "not reproduced"
 
 
-def entries(table: str, out: Path | None = None) -> pd.DataFrame:
+def entries(table: str, out: Path | None = None, reference: str | None = None) -> pd.DataFrame:
     """One row per number of the paper's `table`, and below them the methods that only we ran:
 
-    setting, metric, method, paper; ours, se, n, profile, device (as Markdown); paper_difference,
-    difference, low, high to the reference row; verdict; deviations. Units are the paper's. A row
-    without records has n = 0 and the verdict "not run here"; one from reduced runs says so in its
-    verdict.
+    setting, metric, method, paper, paper_se; ours, se, n, profile, device (as Markdown);
+    paper_difference, difference, low, high (95 %) to the reference row; holm_low and holm_high, the
+    interval that the verdict reads, over all of the paper's differences in the table
+    (`gfo_lab.stats.holm`); verdict; deviations. Units are the paper's. A row without records has
+    n = 0 and the verdict "not run here"; one from reduced runs says so in its verdict.
+
+    Args:
+        table: A key of `TABLES`.
+        out: Folder of records.
+        reference: Another row of the paper than the table's own to take differences to.
     """
     about = TABLES[table]
-    theirs = paper(table)
-    theirs["ours_method"] = theirs["method"].map(METHODS)
+    first = METHODS[reference or about.reference]
+    theirs = paper(table).assign(ours_method=lambda long: long["method"].map(METHODS))
     blocks = []
-    for setting, metric in product(about.experiments, about.metrics):
+    cells = product(about.experiments.items(), about.metrics.items())
+    for (setting, ours), (metric, column) in cells:
         block = theirs[(theirs["setting"] == setting) & (theirs["metric"] == metric)]
-        ours = about.experiments[setting]
-        column = about.metrics[metric] + ours.get("suffix", "")
-        found = speaking(ours.get("experiment"), ours["dataset"], column, out)
-        extra = [m for m in found["method"].unique() if m not in set(block["ours_method"])]
+        base = block.loc[block["ours_method"] == first, "paper"].max()
+        gaps = (block["paper"] - base).where(block["ours_method"] != first)
+        block = block.assign(paper_difference=gaps)
+        found = scores(speaking(ours, column + ours.get("suffix", ""), out), about.scale, first)
+        extra = found.index.difference(block["ours_method"], sort=False)
         more = pd.DataFrame({"setting": setting, "metric": metric, "ours_method": extra})
-        block = pd.concat([block, more], ignore_index=True)
-        block["deviations"] = ABOUT["deviations"][ours["deviations"]]
-        block = block.join(scores(block, found, about, metric), on="ours_method")
-        blocks.append(block)
+        block = pd.concat([block, more], ignore_index=True).join(found, on="ours_method")
+        blocks.append(block.assign(deviations=ABOUT["deviations"][ours["deviations"]]))
     rows = pd.concat(blocks, ignore_index=True)
+    several = rows[rows["paper_difference"].notna() & (rows["pairs"] > 1)].drop(columns="n")
+    wider = holm(several.rename(columns={"pairs": "n"}))[["low", "high"]]
+    rows = rows.join(wider.add_prefix("holm_"))
     rows["n"] = rows["n"].fillna(0).astype(int)
-    rows["verdict"] = rows["verdict"].fillna("not run here")
+    rows["verdict"] = [word(row, about.repeats) for row in rows.itertuples()]
     return rows
 
 
-def speaking(experiment: str | None, dataset: str, metric: str, out: Path | None) -> pd.DataFrame:
+def word(row: Any, repeats: int) -> str:
+    """The verdict on one row of `entries`."""
+    if not row.n:
+        return "not run here"
+    said = verdict(row.paper_difference, row.holm_low, row.holm_high)
+    if pd.isna(row.paper):
+        said = "not in the paper"
+    elif pd.isna(row.paper_difference):  # of the reference row
+        said = level(row.paper, row.paper_se, repeats, row.ours, row.se, row.n)
+    return said + " (reduced)" * (row.profile == "reduced")
+
+
+def speaking(ours: dict[str, Any], metric: str, out: Path | None) -> pd.DataFrame:
     """The records that speak for a row, with `metric` as column "value"."""
-    column, *keys = metric.split("/")
-    for profile in PROFILES if experiment else ():
-        found = records.read(experiment, out, dataset=dataset, profile=profile)
-        # of the two cohorts of the ICU experiment the paper's is that of all stays
-        cohorts = [config.get("cohort", {}) for config in found.get("config", [])]
-        found = found[[cohort.get("min_hours", 0) == 0 for cohort in cohorts]]
-        if len(found) and column in found:
-            values = found[column]
-            for key in keys:
-                values = values.map(lambda v, k=key: v.get(k) if isinstance(v, dict) else None)
-            values = values.map(lambda v: None if v is None else np.mean(v))  # of a run's splits
-            if values.notna().any():
-                return found.assign(value=values)[values.notna()]
+    for profile in ours.get("profiles", PROFILES) if "experiment" in ours else ():
+        found = records.read(ours["experiment"], out, dataset=ours["dataset"], profile=profile)
+        rows = [
+            # a config of a search by rows says which one it is; a run's splits count as one
+            row | {"method": row.get("config.row", row["method"]), "value": np.mean(row[metric])}
+            for row in map(records.flat, found.to_dict("records"))
+            # of the two cohorts of the ICU experiment the paper's is that of all stays
+            if metric in row and not row.get("config.cohort.min_hours")
+        ]
+        if rows:
+            return pd.DataFrame(rows)
     return pd.DataFrame(columns=["method", "seed", "value", "profile", "device", "config_hash"])
 
 
-def scores(block: pd.DataFrame, found: pd.DataFrame, about: Table, metric: str) -> pd.DataFrame:
-    """Ours for one setting and metric, one row per method of ours."""
-    theirs = block.dropna(subset="paper").set_index("ours_method")["paper"]
-    reference = METHODS[about.reference]
-    values = found.assign(value=about.scale * found["value"].astype(float))
-    gaps = paired_by_seed(values, "value", reference)
-    rows = {}
-    for method, group in values.groupby("method"):
-        if group["config_hash"].nunique() > 1:
-            raise ValueError(
-                f"{method} has records of {group['config_hash'].nunique()} configurations for one "
-                "row of the ledger: keep one"
-            )
-        value = group["value"].to_numpy()
-        row = {"ours": value.mean(), "n": len(value), "profile": group["profile"].iloc[0]}
-        row["se"] = value.std(ddof=1) / np.sqrt(len(value)) if len(value) > 1 else np.nan
-        row["device"] = in_markdown(", ".join(sorted(group["device"].unique())))
-        if method in gaps.index:
-            row |= gaps.loc[method, ["difference", "low", "high"]].to_dict()
-        if method not in theirs:
-            row["verdict"] = "not in the paper"
-        elif method == reference:
-            row["verdict"] = level(theirs[method], value)
-        elif reference in theirs and method in gaps.index:
-            row["paper_difference"] = theirs[method] - theirs[reference]
-            row["verdict"] = verdict(row["paper_difference"], row["low"], row["high"])
-        if row["profile"] == "reduced" and "verdict" in row:
-            row["verdict"] += " (reduced)"
-        rows[method] = row
-    columns = ["ours", "se", "n", "profile", "device", "paper_difference", "difference", "low",
-               "high", "verdict"]  # fmt: skip
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+def scores(found: pd.DataFrame, scale: float, reference: str) -> pd.DataFrame:
+    """Ours for one setting and metric, one row per method of ours; ValueError where one has records
+    of several configurations."""
+    found = found.assign(value=scale * found["value"].astype(float))
+    table = records.summary(found, ["value"]).set_index("method")
+    table = table.rename(columns={"value": "ours", "value_se": "se"})
+    devices = found.groupby("method")["device"].agg(lambda d: in_markdown(", ".join(sorted({*d}))))
+    gaps = paired_by_seed(found, "value", reference).rename(columns={"n": "pairs"})
+    return table.reindex(columns=["ours", "se", "n", "profile"]).join([devices, gaps])
 
 
 def in_markdown(text: str) -> str:
@@ -160,7 +180,7 @@ def in_markdown(text: str) -> str:
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
     """`entries` as a table for a page: numbers with ± standard error and n, differences to the
-    reference row with their interval."""
+    reference row with their interval, and the wider one that the verdict reads."""
     digits = 2 if rows["paper"].max() > 1 else 3
 
     def number(value: float, sign: str = "") -> str:
@@ -170,25 +190,22 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
         spread = "" if pd.isna(row["se"]) else f" ± {number(row['se'])}"
         return f"{number(row['ours'])}{spread} ({row['n']})" if row["n"] else "—"
 
-    def gap(row) -> str:
-        if pd.isna(row["difference"]):
-            return "—"
-        if np.isinf(row["low"]):
-            return number(row["difference"], "+")
-        low, high = (number(row[end], "+") for end in ("low", "high"))
-        return f"{number(row['difference'], '+')} [{low}, {high}]"
+    def ends(row, low: str, high: str) -> str:
+        both = f" [{number(row[low], '+')}, {number(row[high], '+')}]"
+        return both if np.isfinite(row[low]) else ""
 
-    method = rows["method"].fillna(rows["ours_method"].map(lambda name: LABELS[name]))
+    method = rows["ours_method"].map(lambda name: ABOUT["labels"].get(name, LABELS[name]))
     return pd.DataFrame(
         {
             "data": rows["setting"],
             "number": rows["metric"].str.replace("_", " "),
-            "method": method,
+            "method": rows["method"].fillna(method),
             "paper": rows["paper"].map(number),
             "ours ± SE (n)": rows.apply(ours, axis=1),
             "verdict": rows["verdict"],
             "paper, difference": rows["paper_difference"].map(lambda v: number(v, "+")),
-            "ours, difference [95 %]": rows.apply(gap, axis=1),
-            "profile": rows["profile"].fillna("—"),
+            "ours, difference [95 %]": rows["difference"].map(lambda v: number(v, "+"))
+            + rows.apply(ends, axis=1, low="low", high="high"),
+            "[Holm]": rows.apply(ends, axis=1, low="holm_low", high="holm_high"),
         }
     )

@@ -81,7 +81,31 @@ def paired_by_seed(frame: pd.DataFrame, metric: str, reference: str = "random") 
         if len(gap):
             low, high = interval(gap)
             rows[method] = [len(gap), gap.mean(), (high - low) / 2, low, high]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float)
+
+
+def holm(gaps: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+    """Intervals of several differences, widened so that all tests of zero together are wrong with
+    probability `alpha` at most (Holm, 1979).
+
+    The m differences are taken in the order of their p-values. The k-th is held at confidence
+    1 − alpha / (m − k + 1), until one has zero inside; that one's confidence then serves the rest.
+
+    Args:
+        gaps: As `paired_by_seed` gives them, each of two seeds or more.
+        alpha: 1 − confidence of all tests together, and of each interval in `gaps`.
+
+    Returns:
+        `gaps` with the wider half, low and high.
+    """
+    usual = stats.t.ppf(1 - alpha / 2, gaps["n"] - 1)
+    p = 2 * stats.t.sf(usual * gaps["difference"].abs() / gaps["half"], gaps["n"] - 1)
+    order, steps = np.argsort(p), alpha / np.arange(len(p), 0, -1)
+    stop = np.argmax(np.append(p[order] > steps, True))
+    steps[stop + 1 :] = steps[stop : stop + 1]
+    reach = stats.t.ppf(1 - steps[np.argsort(order)] / 2, gaps["n"] - 1)
+    half, centre = gaps["half"] * reach / usual, gaps["difference"]
+    return gaps.assign(half=half, low=centre - half, high=centre + half)
 
 
 def spread(values: Iterable[float], confidence: float = 0.95) -> tuple[float, float]:

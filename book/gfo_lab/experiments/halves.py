@@ -4,7 +4,6 @@ input has many right outputs, beside the digit's label, where it has one."""
 import statistics
 import timeit
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from gfo.core.registry import Registry
 from gfo.evaluate.marginal import importance_log_predictive, log_predictive_curve
 from gfo.train.fit import predictive_nll
 from gfo_lab import declared, records
+from gfo_lab.experiments import search
 from gfo_lab.experiments.job import Experiment, Job, base_config, register
-from gfo_lab.experiments.search import GROUPS
 from gfo_lab.experiments.training import fitted
 
 ABOUT = declared(__file__)
@@ -33,9 +32,7 @@ def grid(cells: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Cells with an axis (a list) as one cell per value, which its name then says."""
     found = {}
     for name, cell in cells.items():
-        axes = [key for key, value in cell.items() if isinstance(value, list)]
-        for values in product(*(cell[axis] for axis in axes)):
-            point = dict(zip(axes, values, strict=True))
+        for point in search.grid({k: v for k, v in cell.items() if isinstance(v, list)}):
             found[", ".join([name, *(f"{k} {v}" for k, v in point.items())])] = cell | point
     return found
 
@@ -46,7 +43,7 @@ def configuration(dataset: str, method: str, profile: str, cell: dict[str, Any])
     if not dataset.endswith("halves"):
         known = known | ABOUT["labels"].get(method, {})
     own = known | cell
-    rates = {group: own.pop(name) for group, name in GROUPS.items() if name in own}
+    rates = {group: own.pop(name) for group, name in search.GROUPS.items() if name in own}
     if not dataset.startswith("mnist"):  # of the others there are few
         setup.pop("data", None)
     config = base_config(method, profile, **own) | setup

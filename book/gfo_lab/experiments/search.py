@@ -1,27 +1,38 @@
 """The same small search for every method: eight configurations, the same budget, chosen by negative
-log-likelihood on data for tuning. Test data are never touched."""
+log-likelihood on data for tuning. Test data are never touched.
 
-from itertools import product
+The first search, one seed of 12 epochs, is that of profile "tune"; `SPACES` holds its axes. The
+second, three seeds at full length, is that of profile "search" and goes by the rows of a table:
+`ROWS` holds their axes by profile. A method may have several rows; a config says of which it is.
+"""
+
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from gfo.core.rates import LEARNING_RATES
+from gfo.core.registry import Registry
 from gfo.train.fit import predictive_nll
 from gfo_lab import declared, records
-from gfo_lab.experiments.job import Job, base_config, declare
+from gfo_lab.experiments.job import Job, base_config, declare, method_config
 from gfo_lab.experiments.training import fitted
+from gfo_lab.profiles import budget
 
 MLP = {"model": "mlp", "hidden": [300, 100]}  # the paper's on MNIST
-SPACES: dict[str, dict[str, list]] = declared(__file__)
+ABOUT = declared(__file__)
+SPACES: dict[str, dict[str, list]] = Registry("method of the search", ABOUT["spaces"])
+ROWS: dict[str, dict[str, dict[str, list]]] = ABOUT["rows"]
 SAME_AS = {"ensemble": "deterministic"}  # a member is that network
 GROUPS = {"backbone": "lr", "masks": "masks_lr"}  # of `fit`, by their name in a search space
 
 
 def space(method: str) -> list[dict[str, Any]]:
-    """The eight points of a method's search space."""
-    if method not in SPACES:
-        raise ValueError(f"{method} has no search space: add a line to SPACES in {__name__}")
-    axes = SPACES[method]
+    """The eight points of a method's search space; ValueError where `SPACES` has none."""
+    return grid(SPACES[method])
+
+
+def grid(axes: dict[str, list]) -> list[dict[str, Any]]:
+    """All points of a space."""
     return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
 
 
@@ -44,27 +55,59 @@ def configuration(method: str, point: dict[str, Any], profile: str) -> dict[str,
 
 
 def chosen(method: str, dataset: str, profile: str, out: Path | None = None) -> dict[str, Any]:
-    """The config, under the budget of `profile`, of the point with the lowest tuning NLL on record.
-
-    Raises ValueError where the search is not complete.
-    """
+    """The config, under the budget of `profile`, of the first search's best point; ValueError as of
+    `tuning_nll`."""
     searched = SAME_AS.get(method, method)
-    found = records.read("tune", out, dataset=dataset, method=searched, profile="tune")
-    # the mean over seeds, where the search was run on several
-    by_hash = {} if found.empty else found.groupby("config_hash")["tune_nll"].mean().to_dict()
-    points = space(searched)
-    hashes = [records.config_hash(configuration(searched, point, "tune")) for point in points]
-    if not set(hashes) <= set(by_hash):
-        raise ValueError(
-            f"{searched} is not tuned on {dataset}: python -m gfo_lab run tune --profile tune "
-            f"--dataset {dataset} --method {searched} first, into {records.RESULTS}"
-        )
-    best = best_point(method, points, [by_hash[digest] for digest in hashes])
+    tried = configs(dataset, searched, "tune")
+    best = best_point(method, space(searched), tuning_nll(searched, tried, dataset, "tune", out))
     return configuration(method, best, profile)
 
 
+def tuning_nll(
+    method: str, tried: list[dict[str, Any]], dataset: str, profile: str, out: Path | None
+) -> list[float]:
+    """The tuning NLL of each of the `tried` configs on record, mean over seeds, in nats.
+
+    Raises ValueError where the search is not complete: a point lacks a seed of its profile.
+    """
+    found = records.read("tune", out, dataset=dataset, method=method, profile=profile)
+    runs = dict(list(found.groupby("config_hash")["tune_nll"])) if len(found) else {}
+    nll = [runs.get(records.config_hash(config), []) for config in tried]
+    if min(map(len, nll)) < len(budget(profile).seeds):
+        raise ValueError(
+            f"{method} is not tuned on {dataset}: python -m gfo_lab run tune --profile {profile} "
+            f"--dataset {dataset} --method {method} first, into {records.RESULTS}"
+        )
+    return [sum(seeds) / len(seeds) for seeds in nll]
+
+
+def row_configs(method: str, rows: str) -> dict[str, list[dict[str, Any]]]:
+    """The configs of each row of a method in `ROWS[rows]`, one per point, under the budget of the
+    profile `rows` and with what else it asks for; none where the method has no row."""
+    also = ABOUT["also"].get(rows, {})
+    return {
+        row: [configuration(method, point, rows) | also | {"row": row} for point in grid(axes)]
+        for row, axes in ROWS[rows].items()
+        if ABOUT["methods"].get(row, row) == method
+    }
+
+
+def tuned(dataset: str, method: str, profile: str, out: Path | None = None) -> list[dict[str, Any]]:
+    """Each row of a method at the best point of the second search, under that search's budget,
+    which is that of `profile` too; ValueError as of `tuning_nll`. An ensemble is a row of its own.
+    """
+    own = {"row": method, "method": method_config(method)} if method in SAME_AS else {}
+    method = SAME_AS.get(method, method)
+    return [
+        best_point(method, tried, tuning_nll(method, tried, dataset, "search", out)) | own
+        for tried in row_configs(method, "search").values()
+    ]
+
+
 def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
-    """One configuration per point."""
+    """One configuration per point, of every row where the profile has rows."""
+    if profile in ROWS:
+        return list(chain(*row_configs(method, profile).values()))
     return [configuration(method, point, profile) for point in space(method)]
 
 
