@@ -49,18 +49,24 @@ def chosen(method: str, dataset: str, profile: str, out: Path | None = None) -> 
     Raises ValueError where the search is not complete.
     """
     searched = SAME_AS.get(method, method)
-    found = records.read("tune", out, dataset=dataset, method=searched, profile="tune")
-    # the mean over seeds, where the search was run on several
-    by_hash = {} if found.empty else found.groupby("config_hash")["tune_nll"].mean().to_dict()
-    points = space(searched)
-    hashes = [records.config_hash(configuration(searched, point, "tune")) for point in points]
+    tried = [configuration(searched, point, "tune") for point in space(searched)]
+    nll = on_record(tried, "tune_nll", "tune", dataset, searched, "tune", out)
+    return configuration(method, best_point(method, space(searched), nll), profile)
+
+
+def on_record(configs: list[dict], metric: str, experiment: str, *which: Any) -> list[float]:
+    """What a search found under each config, the mean over its seeds; which: dataset, method and
+    profile, and the folder of records. ValueError where the search is not complete."""
+    dataset, method, profile, *out = which
+    found = records.read(experiment, *out, dataset=dataset, method=method, profile=profile)
+    by_hash = {} if found.empty else found.groupby("config_hash")[metric].mean().to_dict()
+    hashes = [records.config_hash(config) for config in configs]
     if not set(hashes) <= set(by_hash):
         raise ValueError(
-            f"{searched} is not tuned on {dataset}: python -m gfo_lab run tune --profile tune "
-            f"--dataset {dataset} --method {searched} first, into {records.RESULTS}"
+            f"{method} is not tuned on {dataset}: python -m gfo_lab run {experiment} --profile "
+            f"{profile} --dataset {dataset} --method {method} first, into {records.RESULTS}"
         )
-    best = best_point(method, points, [by_hash[digest] for digest in hashes])
-    return configuration(method, best, profile)
+    return [by_hash[digest] for digest in hashes]
 
 
 def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
