@@ -6,12 +6,14 @@ import warnings
 import pytest
 import torch
 from gfo_lab.bench import compare
+from gfo_lab.cli import main
 from gfo_lab.experiments.cifar import CIFAR
 from gfo_lab.run import run
 
 import gfo
 from gfo import models
 from gfo.core.attach import attach
+from gfo.core.batch import to_device
 from gfo.core.masked_pass import masked_pass
 from gfo.core.predict import sample_logits
 from gfo.data import crop_flip
@@ -20,6 +22,7 @@ from gfo.train.batchnorm import reestimate
 from gfo.train.fit import fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DEVICE = "cuda"
 RELATIVE = 1e-4  # float32 sums in another order
 
 
@@ -140,3 +143,75 @@ def test_the_bench_measures_on_a_gpu():
     found = compare("resnet18", ["gflowout"], device="cuda", **how)
     assert list(found["method"]) == ["plain", "gflowout"]
     assert (found["step_ratio"] > 0).all() and (found["predict_ratio"] > 0).all()
+
+
+def questions(n):
+    gen = torch.Generator().manual_seed(3)
+    words = torch.randint(1, 9, (n, 4), generator=gen)
+    words[0, 2:] = 0  # questions of unequal length
+    return (torch.randn(n, 3, 6, generator=gen), words), torch.randint(5, (n,), generator=gen)
+
+
+def stays(n):
+    """Drugs given or not, and who died."""
+    gen = torch.Generator().manual_seed(4)
+    return torch.rand(n, 50, generator=gen).round(), torch.randint(2, (n,), generator=gen)
+
+
+MCAN = dict(words=9, classes=5, features=6, layers=2, width=16, heads=2, longest=8)
+OTHERS = {"mcan": (MCAN, questions), "icu-mlp": (dict(inputs=50), stays)}
+
+
+def other(name, method="gflowout"):
+    torch.manual_seed(0)
+    how, data = OTHERS[name]
+    model, sites = models.build(name, **how)
+    return attach(model, sites, create(method), data(2)[0]), data
+
+
+def step_under(net, x, y, masks):
+    """What a step computes under given masks: log Z, q and log-likelihood, and every gradient."""
+    out = masked_pass(net, x, y, masks=masks)
+    residual = out.log_z + out.log_q - (out.log_p + out.log_lik).detach()
+    (residual.square().mean() - out.log_lik.mean() - out.log_p.mean()).backward()
+    found = {"log_z": out.log_z, "log_q": out.log_q, "log_lik": out.log_lik}
+    found |= {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+    return {name: value.detach().cpu() for name, value in found.items()}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_step_of_other_networks_is_that_of_the_cpu(name):
+    here, data = other(name)
+    (x, y), there = data(32), copy.deepcopy(here).to(DEVICE)
+    masks = gfo.sample(here, x, y, seed=0)
+    moved = to_device((x, y, masks), torch.device(DEVICE))
+    gpu, cpu = step_under(there, *moved), step_under(here, x, y, masks)
+    assert gpu.keys() == cpu.keys() and len(cpu) > 10
+    for key, value in cpu.items():
+        close(gpu[key], value)
+    history = fit(there, data(32), epochs=2, batch=16, device=DEVICE, bf16=True, progress=False)
+    assert history.notna().all(axis=None) and all(p.is_cuda for p in there.parameters())
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("method", ["gflowout", "contextual", "vimco", "random"])
+def test_steps_in_one_graph_are_the_eager_ones(name, method):
+    """More of them than warm up, an odd last batch and moving rates."""
+    nets, histories, (_, data) = [], [], other(name)
+    for graph in (False, True):
+        nets.append(other(name, method)[0])
+        how = dict(epochs=4, batch=24, schedule="one-cycle", progress=False, seed=1)
+        found = fit(nets[-1], data(60), device=DEVICE, graph=graph, **how)
+        histories.append(torch.tensor(found.drop(columns="seconds").to_numpy()))
+    assert len(histories[0]) == 4  # of three steps each, two of them in the graph
+    # the same operators; Adam that can be captured rounds its corrections in float32
+    torch.testing.assert_close(histories[1], histories[0], rtol=1e-3, atol=1e-4)
+    for eager, graphed in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(graphed, eager, rtol=1e-3, atol=1e-4)
+
+
+def test_the_queue_of_the_gpu_runs_in_miniature(tmp_path, capsys):
+    said = ["run", "gpu", "--minutes", "1", "--profile", "quick", "--dataset", "digits"]
+    where = ["--out", str(tmp_path / "out"), "--scratch", str(tmp_path / "scratch")]
+    assert main([*said, *where, "--device", DEVICE]) == 0
+    assert ": done, " in capsys.readouterr().out and (tmp_path / "out.tar.gz").exists()

@@ -19,8 +19,8 @@ from gfo_lab.experiments import EXPERIMENTS
 from gfo_lab.experiments.job import Experiment
 from gfo_lab.plugins import bring
 from gfo_lab.profiles import PROFILES
-from gfo_lab.run import plan, run, writable
-from gfo_lab.sweep import FailedRuns
+from gfo_lab.run import QUEUES, plan, run, run_queue, writable
+from gfo_lab.sweep import FailedRuns, How, scratch_folder
 
 
 def show(frame: pd.DataFrame, as_json: bool, **how: Any) -> None:
@@ -58,6 +58,10 @@ def list_command(a: argparse.Namespace) -> None:
 def run_command(a: argparse.Namespace) -> None:
     """Run what has no record yet; killed at any moment, the same command goes on."""
     what = dict(methods=a.method, dataset=a.dataset, seeds=a.seed, profile=a.profile, out=a.out)
+    if a.experiment in QUEUES:
+        folders = a.root and Path(a.root).resolve(), what.pop("out").resolve()
+        how = How(a.device, *folders, scratch_folder(a.scratch), True, None)
+        return run_queue(a.experiment, a.minutes, how, **what)
     if not a.dry_run:
         how = dict(device=a.device, root=a.root, force=a.force, jobs=a.jobs, engine=a.engine,
                    scheduler=a.scheduler, scratch=a.scratch, imports=a.imports)  # fmt: skip

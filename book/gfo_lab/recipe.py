@@ -16,6 +16,7 @@ from gfo.data.transforms import crop_flip
 from gfo.methods import create
 from gfo.models import arguments, build
 from gfo.train.optim import adam
+from gfo_lab.fast_net import whiten
 
 sgd = partial(torch.optim.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
@@ -62,6 +63,8 @@ def make_net(
     """A fresh network; the backbone's first weights depend on the seed alone, not on the method."""
     torch.manual_seed(derive(seed, "init"))
     model, sites = build(config["model"], classes=splits.classes, **arguments(config))
+    if config["model"] == "cifar-fast":
+        whiten(model, splits.train[0][:2000])
     if config.get("channels_last"):
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # it exists
     sites, made = config.get("sites", sites), create(method, **config["method"])

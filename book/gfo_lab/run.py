@@ -1,9 +1,11 @@
 """Run what an experiment lacks, save each finished run at once."""
 
+import shutil
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import joblib
 import pandas as pd
@@ -11,15 +13,19 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
 from gfo.core.batch import pick_device
-from gfo.core.registry import DATASETS
+from gfo.core.registry import DATASETS, Registry
 from gfo.methods import create
 from gfo.train.checkpoint import check_writable
-from gfo_lab import records
+from gfo_lab import declared, records
 from gfo_lab.experiments import EXPERIMENTS
 from gfo_lab.experiments.job import Experiment
 from gfo_lab.plugins import bring
 from gfo_lab.profiles import budget
-from gfo_lab.sweep import ENGINES, FailedRuns, How, Unfinished, one, scratch_folder, spread, tidy
+from gfo_lab.sweep import ENGINES, FailedRuns, How, Unfinished, one, run_name, scratch_folder
+
+from gfo_lab.sweep import spread, tidy  # isort: skip
+
+QUEUES = Registry("queue", declared(__file__, "queues.toml"))
 
 
 class Plan(NamedTuple):
@@ -83,6 +89,33 @@ def run(
     left = [i for i in without_record(todo.grid, todo.out) if i not in tried]
     left += [run.identity for run in claimed]
     return recorded(todo, failed + work(left, force=False, wait=True))
+
+
+def run_queue(queue: str, minutes: float, how: How, **asked: Any) -> None:
+    """Do the runs of a queue, in the order of queues.toml, that have no record yet; say of each how
+    it ended.
+
+    Each is saved when it is finished, and all records put into an archive beside their folder. None
+    begins once less time is left than the longest has taken so far. Two commands side by side share
+    a queue; the same command goes on.
+
+    Args:
+        queue: Its name.
+        minutes: How long.
+        how: Where to compute, where data lie and where records go.
+        asked: methods, dataset, seeds and profile, for what an entry leaves open.
+    """
+    started, longest = time.monotonic(), 0.0
+    for entry in QUEUES[queue]:
+        writable(how.out / entry["experiment"])
+        for identity in plan(**asked | entry, out=how.out).missing:
+            begun = time.monotonic()
+            if begun - started + longest < 60 * minutes:
+                lost = one(identity, how, False, False)
+                longest = max(longest, took := time.monotonic() - begun)
+                why = lost.why or "another process has it" if lost else "done"
+                print(f"{run_name(identity)}: {why}, {took:.0f} s", flush=True)
+                shutil.make_archive(str(how.out), "gztar", how.out)
 
 
 def rounds(

@@ -14,7 +14,7 @@ import gfo
 from gfo.core.noise import derive, generator
 from gfo.train.batchnorm import reestimate
 from gfo.train.fit import fit
-from gfo_lab.experiments.cifar import configuration, logits_of, scores
+from gfo_lab.experiments.cifar import cells, logits_of, reestimated, scores
 from gfo_lab.experiments.job import Job, declare
 from gfo_lab.experiments.training import fitted
 from gfo_lab.recipe import AUGMENTS, make_net, recipe
@@ -26,14 +26,14 @@ GENTLY = {"again": 0.1, "scratch": 1.0}
 
 
 def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
-    """As `cifar`, with what the second training adds. ValueError for a method of several nets."""
+    """Those of `cifar`, with what the second training adds. ValueError for several networks."""
     if gfo.methods.create(method).members > 1:
         raise ValueError(f"{method} is several networks: adapt one")
     own: dict[str, Any] = {"labels": [1000, 2000, 4000, 8000]}
     if profile == "quick":  # noisy labels are learnt more slowly
         own = {"labels": [100, 400], "epochs": 12, "patience": 12}
     own |= {"noise": NOISE, "clean_epochs": EPOCHS, "gently": GENTLY}
-    return [configuration(dataset, method, profile) | own]
+    return [config | own for config in cells(dataset, method, profile).values()]
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -70,9 +70,7 @@ def with_noise(splits: gfo.data.Splits, share: float, seed: int) -> gfo.data.Spl
 def settled(net: gfo.Attached, splits: gfo.data.Splits, job: Job) -> gfo.Attached:
     """A copy whose BatchNorm statistics belong to the masks of the test, as those of the networks
     that learn again do: what these gain is not to be the re-estimation."""
-    still, images = copy.deepcopy(net), splits.train[0][: job.config["statistics"]]
-    reestimate(still, images, augment=AUGMENTS[job.config["augment"]], seed=job.seed)
-    return still
+    return reestimated(copy.deepcopy(net), splits, job)
 
 
 def learn(

@@ -1,4 +1,4 @@
-"""CIFAR under shift: every method on a ResNet-18, and one change at a time."""
+"""CIFAR under shift: every method on a ResNet-18 or a faster network, and one change at a time."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,43 +13,74 @@ from gfo.core.rates import LEARNING_RATES
 from gfo.core.registry import Registry
 from gfo.data.corruptions import CORRUPTIONS, SEVERITIES
 from gfo.data.published import has_cifar_c
+from gfo.evaluate import masks
 from gfo.evaluate.metrics import evaluate, selective_accuracy
 from gfo.evaluate.uncertainty import SCORES, detection
 from gfo.train.batchnorm import reestimate
+from gfo.train.fit import predictive_nll
 from gfo_lab import declared
+from gfo_lab.ensembles import by_size, calibrated
 from gfo_lab.experiments.digits import COVERAGES, EVERY, rotated
+from gfo_lab.experiments.halves import grid
 from gfo_lab.experiments.job import Job, base_config, declare
+from gfo_lab.experiments.search import GROUPS, SAME_AS, on_record
 from gfo_lab.experiments.training import fitted
 from gfo_lab.experiments.variations import Changes, vary, with_configs
 from gfo_lab.recipe import AUGMENTS, recipe
 
 ABOUT = declared(__file__)
 SETUPS = Registry("profile of the CIFAR experiments", ABOUT["setups"])
+SETUPS["third"] = SETUPS["fast"] | ABOUT["third"]
 SETUPS["long"] = {k: v for k, v in SETUPS["full"].items() if k != "epochs"}  # the budget's 60
 SETTINGS: dict[str, dict[str, Any]] = ABOUT["settings"]
 SITES = {"mc-improved": "*bn?"}  # behind every convolution; the others mask each block once
 OUTSIDE: dict[str, list[str]] = ABOUT["outside"]
+BLUR: list[float] = ABOUT["blur"]
+CELLS: dict[str, dict[str, Any]] = ABOUT["cells"]
 VALID_SAMPLES = 5  # masks of the validation that picks the epoch
 MEMORY = {"cpu": 16 * 2**20}  # of a folded pass: 256 rows at width 16, which its cache likes
 
 
-def configuration(dataset: str, method: str, profile: str) -> dict[str, Any]:
+def configuration(dataset: str, method: str, profile: str, **own: Any) -> dict[str, Any]:
     """The config of one method: a one-cycle run of SGD on the backbone and Adam on the masks, so
-    that validation picks the best epoch but never stops a run. ValueError where the data set has
-    no images of 32×32×3."""
+    that validation picks the best epoch but never stops a run. `own` are arguments of the method,
+    or learning rates, "lr" and "masks_lr". ValueError where the data set has no images of
+    32×32×3."""
     if dataset not in OUTSIDE:
         raise ValueError(f"no CIFAR experiment on {dataset!r}; known: {', '.join(OUTSIDE)}")
     setup = dict(SETUPS[profile])
-    rates, sizes = setup.pop("rates"), setup.pop("sizes")
+    rates, data = dict(setup.pop("rates")), {"sizes": setup.pop("sizes")} | setup.pop("data", {})
+    rates |= {group: own.pop(name) for group, name in GROUPS.items() if name in own}
+    own = SETTINGS.get(method, {}) | setup.pop("settings", {}).get(method, {}) | own
     digits = dataset == "digits"
-    config = base_config(method, profile, **SETTINGS.get(method, {})) | {
-        "model": "resnet18", "data": {"size": 32, "channels": 3} if digits else {"sizes": sizes},
+    config = base_config(method, profile, **own) | {
+        "model": "resnet18", "data": {"size": 32, "channels": 3} if digits else data,
         "augment": "none" if digits else "crop-flip", "channels_last": True,
         "optimizer": "sgd", "schedule": "one-cycle", "lr": LEARNING_RATES | rates,
         "valid_samples": VALID_SAMPLES,
     }  # fmt: skip
     config |= setup | ({"sites": SITES[method]} if method in SITES else {})
     return config | {"patience": config["epochs"]}
+
+
+def cells(dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
+    """The configs of a method by name. Under "third" all points of its cells, under "fast" for each
+    cell the one of least validation NLL under "third", on CIFAR-10 or digits (ValueError where
+    that search is not complete); under other profiles one config."""
+    if profile not in ("third", "fast"):
+        return {"": configuration(dataset, method, profile)}
+    points, same = grid(CELLS.get(method, {})), SAME_AS.get(method, method)
+    if profile == "fast":
+        points = {name: chosen(dataset, same, c) for name, c in CELLS.get(same, {}).items()}
+    return {name: configuration(dataset, method, profile, **p) for name, p in points.items()}
+
+
+def chosen(dataset: str, method: str, cell: dict[str, Any]) -> dict[str, Any]:
+    """The point of a cell of least validation NLL on record."""
+    points, on = list(grid({"": cell}).values()), dataset.replace("100", "10")
+    tried = [configuration(on, method, "third", **point) for point in points]
+    nll = on_record(tried, "valid_nll", "cifar", on, method, "third")
+    return points[nll.index(min(nll))]
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -59,17 +90,39 @@ def run(job: Job) -> dict[str, Any]:
     if has_cifar_c(job.dataset, job.root):  # before an hour of training, not behind it
         for name in CORRUPTIONS:
             gfo.data.cifar_c(job.dataset, name, 1, job.root)
+    else:  # frost has textures of a package's
+        gfo.data.corrupt(splits.raw(splits.test[0][:1]), "frost", 1)
+    net: Any
     net, histories = fitted(splits, job)
     found = {"epochs": sum(map(len, histories)), "bf16": recipe(config, job.device)["bf16"]}
+    if not config["images"] and isinstance(net, gfo.Attached):  # a search, which tests nothing
+        reestimated(net, splits, job)
+        return found | {"valid_nll": predictive_nll(net, splits.valid, config["samples"], 1)}
     found["batchnorm"] = settle(net, splits, job)
     x, y = splits.test
     some = slice(config["images"])
     logits = logits_of(net, x[: config["clean"]], job)
-    found |= scores(net, logits, y[: config["clean"]])
-    turned = logits_of(net, rotated(splits)[some], job)
-    found |= scores(net, turned, y[some], "_rotated")
-    found |= corrupted(net, splits, job)
+    seen = {"": (logits, y[: config["clean"]])}
+    seen["_rotated"] = logits_of(net, rotated(splits)[some], job), y[some]
+    seen["tune"] = logits_of(net, splits.tune[0], job), splits.tune[1]
+    fold, probs = (-1, len(getattr(net, "nets", [net]))), net.likelihood.probs
+    # members of an ensemble take turns
+    parts = {k: (probs(a).unflatten(0, fold).mean(0), y) for k, (a, y) in seen.items()}
+    for name in ("", "_rotated"):
+        found |= scores(net, *seen[name], name) | calibrated(parts, name)
+        found |= by_size(parts, name) if fold[1] > 1 else {}
+    found |= masks_of(net, splits, job) | corrupted(net, splits, job)
     return found | outside(net, logits[:, some], splits, job)
+
+
+def masks_of(net, splits: gfo.data.Splits, job: Job) -> dict[str, Any]:
+    """How masks of the first `points` test images differ and, where q reads the label, what its
+    log-probability follows. One posterior for all images would have to be asked about all."""
+    x, y = (part[: job.config.get("points", 0)] for part in splits.test)
+    if not len(y) or not isinstance(net, gfo.Attached):
+        return {}
+    found = masks.distances(net, x, y) | masks.policy_divergences(net, x, y)
+    return found if net.method.shared else found | masks.correlations(net, x, y)
 
 
 def logits_of(net: gfo.Attached | gfo.Ensemble, x: Tensor, job: Job) -> Tensor:
@@ -89,11 +142,16 @@ def settle(
     """Re-estimate BatchNorm's statistics under test-time masks, and say what that changed: scores
     under the statistics of the training ("trained") and after ("tested"), on the same images."""
     x, y = (part[: job.config["images"]] for part in splits.test)
-    images = splits.train[0][: job.config["statistics"]]
     trained = measured(net, x, y, job)
+    return {"trained": trained, "tested": measured(reestimated(net, splits, job), x, y, job)}
+
+
+def reestimated(net, splits: gfo.data.Splits, job: Job):
+    """The network or ensemble, its BatchNorm statistics now those of test-time masks."""
+    images = splits.train[0][: job.config["statistics"]]
     for member in getattr(net, "nets", [net]):  # of an ensemble
         reestimate(member, images, augment=AUGMENTS[job.config["augment"]], seed=job.seed)
-    return {"trained": trained, "tested": measured(net, x, y, job)}
+    return net
 
 
 def scores(net, logits: Tensor, y: Tensor, suffix: str = "") -> dict[str, Any]:
@@ -104,14 +162,19 @@ def scores(net, logits: Tensor, y: Tensor, suffix: str = "") -> dict[str, Any]:
 
 
 def corrupted(net, splits: gfo.data.Splits, job: Job) -> dict[str, Any]:
-    """Scores by severity, under the official arrays where they lie under root, else our own."""
+    """Scores by severity, under the official arrays where they lie under root, else our own; the
+    blur is always our own, of CIFAR-10-C's widths, edges reflected."""
+    from torchvision.transforms.functional import gaussian_blur  # takes two seconds
+
     official = has_cifar_c(job.dataset, job.root)
     x, y = (part[: job.config["images"]] for part in splits.test)
     raw, found = splits.raw(x), {"corruptions": "official" if official else "own"}
-    for name in CORRUPTIONS:
+    for name in (*CORRUPTIONS, "blur"):
         rows = []
         for severity in SEVERITIES:
-            if official:
+            if name == "blur":
+                changed = gaussian_blur(raw, [9, 9], [BLUR[severity - 1]] * 2)
+            elif official:
                 changed = gfo.data.cifar_c(job.dataset, name, severity, job.root)[0][: len(x)]
             else:
                 changed = gfo.data.corrupt(raw, name, severity)
@@ -137,7 +200,7 @@ def outside(net, inside: Tensor, splits: gfo.data.Splits, job: Job) -> dict[str,
     return found
 
 
-CIFAR = declare("cifar", lambda *about: [configuration(*about)], run, methods=EVERY)
+CIFAR = declare("cifar", lambda *about: list(cells(*about).values()), run, methods=EVERY)
 
 CHANGES: Mapping[str, Changes] = Registry("method with variations", ABOUT["changes"])
 FIGURE_5, KEPT, ON_POLICY = CHANGES["gflowout"]  # which has them all

@@ -34,9 +34,10 @@ class Job(NamedTuple):
         return self.checkpoint and self.checkpoint.with_suffix(".json")
 
     def splits(self) -> Any:
-        """The data set, split by the run's seed; config["data"] holds arguments of its own."""
-        how = self.config.get("data", {})
-        return gfo.data.load(self.dataset, root=self.root, seed=self.seed, **how)
+        """The data set, split by the run's seed; config["data"] holds arguments of its own, among
+        them "seed" where all runs share one split."""
+        how = {"seed": self.seed} | self.config.get("data", {})
+        return gfo.data.load(self.dataset, root=self.root, **how)
 
     def how_to_fit(self, seed: int, checkpoint: Path | None, **own: Any) -> dict[str, Any]:
         """Keywords of `fit`: the config's budget and rates, or those that are given, and where it

@@ -23,6 +23,7 @@ ABOUT = declared(__file__)
 SPACES: dict[str, dict[str, list]] = Registry("method of the search", ABOUT["spaces"])
 ROWS: dict[str, dict[str, dict[str, list]]] = ABOUT["rows"]
 SAME_AS = {"ensemble": "deterministic"}  # a member is that network
+TUNED = "tune_nll", "tune"
 GROUPS = {"backbone": "lr", "masks": "masks_lr"}  # of `fit`, by their name in a search space
 
 
@@ -56,29 +57,31 @@ def configuration(method: str, point: dict[str, Any], profile: str) -> dict[str,
 
 def chosen(method: str, dataset: str, profile: str, out: Path | None = None) -> dict[str, Any]:
     """The config, under the budget of `profile`, of the first search's best point; ValueError as of
-    `tuning_nll`."""
+    `on_record`."""
     searched = SAME_AS.get(method, method)
     tried = configs(dataset, searched, "tune")
-    best = best_point(method, space(searched), tuning_nll(searched, tried, dataset, "tune", out))
+    best = best_point(
+        method, space(searched), on_record(tried, *TUNED, dataset, searched, "tune", out)
+    )
     return configuration(method, best, profile)
 
 
-def tuning_nll(
-    method: str, tried: list[dict[str, Any]], dataset: str, profile: str, out: Path | None
-) -> list[float]:
-    """The tuning NLL of each of the `tried` configs on record, mean over seeds, in nats.
+def on_record(configs: list[dict], metric: str, experiment: str, *which: Any) -> list[float]:
+    """What a search found under each config, the mean over its seeds; which: dataset, method and
+    profile, and the folder of records.
 
-    Raises ValueError where the search is not complete: a point lacks a seed of its profile.
+    Raises ValueError where the search is not complete: a config lacks a seed of its profile.
     """
-    found = records.read("tune", out, dataset=dataset, method=method, profile=profile)
-    runs = dict(list(found.groupby("config_hash")["tune_nll"])) if len(found) else {}
-    nll = [runs.get(records.config_hash(config), []) for config in tried]
-    if min(map(len, nll)) < len(budget(profile).seeds):
+    dataset, method, profile, *out = which
+    found = records.read(experiment, *out, dataset=dataset, method=method, profile=profile)
+    runs = dict(list(found.groupby("config_hash")[metric])) if len(found) else {}
+    seeds = [runs.get(records.config_hash(config), []) for config in configs]
+    if min(map(len, seeds)) < len(budget(profile).seeds):
         raise ValueError(
-            f"{method} is not tuned on {dataset}: python -m gfo_lab run tune --profile {profile} "
-            f"--dataset {dataset} --method {method} first, into {records.RESULTS}"
+            f"{method} is not tuned on {dataset}: python -m gfo_lab run {experiment} --profile "
+            f"{profile} --dataset {dataset} --method {method} first, into {records.RESULTS}"
         )
-    return [sum(seeds) / len(seeds) for seeds in nll]
+    return [sum(each) / len(each) for each in seeds]
 
 
 def row_configs(method: str, rows: str) -> dict[str, list[dict[str, Any]]]:
@@ -94,12 +97,12 @@ def row_configs(method: str, rows: str) -> dict[str, list[dict[str, Any]]]:
 
 def tuned(dataset: str, method: str, profile: str, out: Path | None = None) -> list[dict[str, Any]]:
     """Each row of a method at the best point of the second search, under that search's budget,
-    which is that of `profile` too; ValueError as of `tuning_nll`. An ensemble is a row of its own.
+    which is that of `profile` too; ValueError as of `on_record`. An ensemble is a row of its own.
     """
     own = {"row": method, "method": method_config(method)} if method in SAME_AS else {}
     method = SAME_AS.get(method, method)
     return [
-        best_point(method, tried, tuning_nll(method, tried, dataset, "search", out)) | own
+        best_point(method, tried, on_record(tried, *TUNED, dataset, method, "search", out)) | own
         for tried in row_configs(method, "search").values()
     ]
 

@@ -1,0 +1,248 @@
+"""CIFAR at strength: its network, how settings are chosen, the two measures that decide, queues."""
+
+import itertools
+import tarfile
+
+import pytest
+import torch
+from gfo_lab import cli, ensembles, records, run
+from gfo_lab.experiments import cifar
+from gfo_lab.experiments.job import Job
+from gfo_lab.fast_net import cifar_fast, whiten
+from gfo_lab.recipe import make_net
+from gfo_lab.sweep import How
+
+import gfo
+from gfo.evaluate.calibrate import Temperature
+
+TINY = dict(
+    model="cifar-fast", widths=[4, 4, 4], rates={"backbone": 0.2}, sizes=[100, 20, 20], clean=30,
+    images=10, statistics=64, points=20, epochs=3, batch=250, samples=2,
+    settings={"ensemble": {"members": 3}},
+)  # fmt: skip
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    monkeypatch.setitem(cifar.SETUPS, "fast", TINY)
+    monkeypatch.setitem(cifar.SETUPS, "third", TINY | {"epochs": 1, "images": 0})
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+
+
+def do(experiment, *methods, seeds=(0,), profile="fast"):
+    how = dict(methods=methods, dataset="digits", seeds=seeds, profile=profile, progress=False)
+    return run.run(experiment, **how, scratch=records.RESULTS.parent / "scratch")
+
+
+def test_the_first_layer_whitens_patches_and_training_leaves_it_alone():
+    x = torch.randn(200, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x[:, 1] = 0.5 * x[:, 1] + x[:, 0]  # colours that depend
+    x[..., 1:] += x[..., :-1].clone()  # and neighbours
+    model, sites = cifar_fast(widths=(4, 4, 4))
+    layer = model.get_submodule("whitening")
+    whiten(model, x)
+    answers = layer(x).transpose(0, 1).flatten(1)
+    # but for what FLOOR, 5e-4, adds to variances of at least 0.05: 1 % of the smallest
+    torch.testing.assert_close(answers[:12].cov(), torch.eye(12), rtol=0, atol=0.01)
+    assert torch.equal(answers[12:], -answers[:12])
+    net = gfo.attach(model, sites, "random", x[:2])
+    assert [site.width for site in net.sites] == [4, 4, 4]  # whole channels
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    gfo.fit(net, (x, torch.arange(200) % 10), epochs=1, device="cpu", progress=False)
+    stayed = {name for name, w in model.state_dict().items() if torch.equal(w, before[name])}
+    assert stayed == {"whitening.weight"}
+
+
+def test_a_run_fits_it_on_its_training_images(tiny):
+    config = cifar.configuration("digits", "random", "fast")
+    job = Job("digits", "random", 0, config)
+    splits = job.splits()
+    net = make_net(splits, "random", 0, config)
+    answers = net.model.get_submodule("whitening")(splits.train[0]).transpose(0, 1).flatten(1)
+    # grey images: of twelve axes four have any variance; what FLOOR leaves of it is at most 1
+    variance = answers[:12].var(1).sort().values
+    assert (variance[:8] < 1e-3).all() and (variance[8:] > 0.5).all() and variance.max() <= 1.001
+
+
+def test_cells_are_what_they_say():
+    own = {k: v for k, v in cifar.CELLS["gflowout"]["recommended"].items() if type(v) is not list}
+    assert gfo.GFlowOut(**own).config == gfo.GFlowOut.recommended().config
+    paper = cifar.configuration("cifar10", "gflowout", "fast", keep=0.5)["method"]
+    assert paper == gfo.GFlowOut(hidden=24).config  # the width of its generators is ours
+    for method, own in cifar.CELLS.items():  # the same number of runs for every cell
+        found = list(cifar.cells("cifar10", method, "third").values())
+        assert len(found) == 4 * len(own)
+        assert all(c["epochs"] == c["patience"] == 7 and not c["images"] for c in found)
+        assert all(c["data"]["seed"] == 0 for c in found)
+        assert len({records.config_hash(c) for c in found}) == len(found)
+
+
+def test_configurations_on_record_are_still_what_they_were():
+    for name in ("cifar", "cifar-variations", "adaptation"):
+        for (dataset, method), rows in records.read(name).groupby(["dataset", "method"]):
+            now = run.EXPERIMENTS[name].configs(dataset, method, "reduced")
+            hashes = {records.config_hash(config) for config in now}
+            assert set(rows.loc[rows["profile"] == "reduced", "config_hash"]) <= hashes
+
+
+def test_validation_chooses_and_without_the_search_nothing_runs(tiny):
+    with pytest.raises(ValueError, match="deterministic is not tuned on digits: python -m gfo_lab"):
+        do("cifar", "deterministic")
+    found = do("cifar", "deterministic", seeds=(3,), profile="third")
+    assert len(found) == 4 and (found["epochs"] == 1).all() and "accuracy" not in found
+    best = found.loc[found["valid_nll"].idxmin(), "config"]
+    (chosen,) = cifar.cells("digits", "deterministic", "fast").values()
+    assert chosen["lr"] == best["lr"] and chosen["epochs"] == 3 and chosen["images"] == 10
+    (many,) = cifar.cells("digits", "ensemble", "fast").values()  # a member is that network
+    assert many["lr"] == best["lr"] and many["method"]["members"] == 3
+
+
+@pytest.fixture
+def chosen(tiny, monkeypatch):
+    """The last point of each cell, without a search."""
+    falling = lambda configs, *about: list(range(len(configs), 0, -1))  # noqa: E731
+    monkeypatch.setattr(cifar, "on_record", falling)
+
+
+@pytest.mark.slow
+def test_a_record_holds_what_tells_methods_apart(chosen):
+    found = do("cifar", "gflowout")
+    assert len(found) == 2 and list(cifar.cells("digits", "gflowout", "fast")) == [
+        "as in the paper", "recommended",
+    ]  # fmt: skip
+    assert all(len(each) == 5 for each in found["accuracy_by_blur"])
+    for columns in (
+        ("temperature", "nll_calibrated", "ece_calibrated_rotated", "selective", "outside"),
+        ("distance_within", "q_from_p", "correlation_reward", "correlation_data"),
+    ):
+        assert set(columns) <= set(found)
+    shared = do("cifar", "id-gflowout").iloc[0]
+    assert "distance_within" in shared and "correlation_reward" not in shared
+
+
+@pytest.mark.slow
+def test_an_ensemble_tells_what_its_members_are_worth(chosen, monkeypatch):
+    caught, fitted, by_size = [], cifar.fitted, cifar.by_size
+    monkeypatch.setattr(cifar, "fitted", lambda *a: caught.append(fitted(*a)[0]) or (caught[0], []))
+    monkeypatch.setattr(cifar, "by_size", lambda *a: caught.append(a[0]) or by_size(*a))
+    row = do("cifar", "ensemble").iloc[0]
+    ensemble, parts = caught[:2]
+    x, y = Job("digits", "", 0, {"data": {"size": 32, "channels": 3}}).splits().tune
+    for net, probs in zip(ensemble.nets, parts["tune"][0], strict=True):
+        torch.testing.assert_close(gfo.predict(net, x), probs)
+    assert torch.equal(parts["tune"][1], y)
+    for suffix in ("", "_rotated"):
+        for metric in ("accuracy", "nll", "nll_calibrated"):
+            curve = row[f"{metric}{suffix}_by_size"]
+            assert len(curve) == 3 and curve[2] == pytest.approx(row[metric + suffix], abs=1e-6)
+    assert row["nll_by_size"] == sorted(row["nll_by_size"], reverse=True)  # −log is convex
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Predictives of five networks, in part wrong, on images to tune and to test on."""
+    gen = torch.Generator().manual_seed(1)
+    y = {name: torch.randint(4, (200,), generator=gen) for name in ("tune", "test")}
+
+    found = {}
+    for name, labels in y.items():
+        right = torch.nn.functional.one_hot(labels, 4)
+        logits = 2 * torch.randn(5, 200, 4, generator=gen) + 2 * right
+        found[name] = logits.softmax(2), labels
+    return found
+
+
+def test_ensembles_by_size_are_the_mean_over_every_choice(networks):
+    found = ensembles.by_size(networks, "test")
+    (tune, y_tune), (test, y) = (networks[name] for name in ("tune", "test"))
+    for size in (1, 2, 5):
+        nll, after = [], []
+        for some in itertools.combinations(range(5), size):
+            value = Temperature(sum(tune[i] for i in some) / size, y_tune).value
+            mean = sum(test[i].double() for i in some) / size
+            powered = mean ** (1 / value)
+            powered /= powered.sum(1, keepdim=True)
+            nll.append(-float(mean.gather(1, y[:, None]).log().mean()))
+            after.append(-float(powered.gather(1, y[:, None]).log().mean()))
+        # probabilities come in float32, logarithms of which are good to 1e-6
+        assert found["nlltest_by_size"][size - 1] == pytest.approx(sum(nll) / len(nll), abs=1e-5)
+        after = sum(after) / len(after)
+        assert found["nll_calibratedtest_by_size"][size - 1] == pytest.approx(after, abs=1e-5)
+    assert ensembles.calibrated(networks, "test")["temperature"] == pytest.approx(value)
+
+
+def test_what_a_network_is_worth_in_networks():
+    curve = [0.5, 0.4, 0.35, 0.36, 0.3]  # of five; four happened to be no better than three
+    for nll, worth in ((0.51, "< 1"), (0.5, "1.0"), (0.45, "1.5"), (0.4, "2.0"), (0.39, "2.2"),
+                       (0.35, "3.0"), (0.33, "4.5"), (0.3, "5.0"), (0.29, "> 5")):  # fmt: skip
+        assert ensembles.equivalent(curve, nll) == worth
+    assert ensembles.equivalent([0.5], 0.5) == "1.0"
+
+
+@pytest.fixture
+def queue(monkeypatch, tmp_path):
+    """A queue of three runs of nothing; what each does lies in `did`."""
+    did, clock = [], [0.0]
+
+    def run_one(job):
+        did.append((job.dataset, job.method, job.seed))
+        clock[0] += 60.0
+        if job.seed == 1:
+            raise ValueError("too hard")
+        return {"accuracy": 0.5}
+
+    task = run.EXPERIMENTS["cifar"]
+    short = type(task)("cifar", "", task.datasets, task.methods, lambda *about: [{}], run_one)
+    monkeypatch.setitem(run.EXPERIMENTS, "cifar", short)
+    monkeypatch.setattr(run.time, "monotonic", lambda: clock[0])
+    first = dict(experiment="cifar", methods=["random"], seeds=[2, 1])
+    entries = [first, dict(first, methods=["concrete"], profile="full", seeds=[0])]
+    monkeypatch.setitem(run.QUEUES, "some", entries)
+    how = How("cpu", None, tmp_path / "out", tmp_path / "scratch", False, None)
+    return did, lambda minutes: run.run_queue(
+        "some", minutes, how, profile="quick", dataset="digits", methods=None, seeds=None
+    )
+
+
+def test_a_queue_goes_in_order_and_goes_on(queue, tmp_path, capsys):
+    did, go = queue
+    go(60)
+    assert did == [("digits", "random", 2), ("digits", "random", 1), ("digits", "concrete", 0)]
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1] for line in said] == ["done, 60 s", "too hard, 60 s", "done, 60 s"]
+    with tarfile.open(tmp_path / "out.tar.gz") as archive:
+        kept = sorted(name for name in archive.getnames() if name.endswith(".json"))
+    assert [name.split("_")[1:4] for name in kept] == [
+        ["concrete", "s0", "full"], ["random", "s2", "quick"],
+    ]  # fmt: skip
+    did.clear()
+    go(60)
+    assert did == [("digits", "random", 1)]  # the others are on record
+
+
+def test_a_queue_begins_nothing_that_would_not_end(queue):
+    did, go = queue
+    go(2)  # a run takes one minute: one is over, the next would end on the stroke
+    assert len(did) == 1
+    go(2.1)
+    assert len(did) == 3
+    go(0.5)  # the first begins whatever it takes; that of seed 1 failed above
+    assert len(did) == 4
+
+
+def test_the_command_runs_a_queue(tiny, tmp_path, monkeypatch, capsys):
+    entry = dict(experiment="cifar", methods=["deterministic"], seeds=[0], profile="third")
+    monkeypatch.setitem(run.QUEUES, "some", [entry])
+    how = ["--dataset", "digits", "--device", "cpu", "--scratch", str(tmp_path / "scratch")]
+    assert cli.main(["run", "some", "--minutes", "9", "--out", str(tmp_path / "out"), *how]) == 0
+    assert capsys.readouterr().out.count(": done, ") == 4
+    assert len(list((tmp_path / "out" / "cifar").glob("*.json"))) == 4
+
+
+def test_queues_name_what_there_is():
+    for entries in run.QUEUES.values():
+        for entry in entries:
+            task = run.EXPERIMENTS[entry["experiment"]]
+            assert set(entry["methods"]) <= {*task.methods, *cifar.CELLS}
+            assert entry.get("dataset", "cifar10") in task.datasets
+            assert entry.get("profile", "full") in cifar.SETUPS
