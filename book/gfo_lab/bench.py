@@ -62,9 +62,8 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float
     low, high = quantile_test(values).confidence_interval(level)
     if not (math.isfinite(low) and math.isfinite(high)):
         need = math.ceil(1 - math.log2(1 - level))  # the widest misses with 2 · 2^(−n)
-        raise ValueError(
-            f"{len(values)} values have no {level:.0%} interval of their median: need {need}"
-        )
+        said = f"{len(values)} values have no {level:.0%} interval of their median"
+        raise ValueError(f"{said}: need {need}")
     return float(np.median(values)), float(low), float(high)
 
 

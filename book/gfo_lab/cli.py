@@ -115,10 +115,8 @@ def audit_command(a: argparse.Namespace) -> None:
     """Is q the posterior? Trained on enumerable networks, against every mask."""
     torch.set_num_threads(1)
     seeds = range(5) if a.seed is None else a.seed
-    table = audit_seeds(
-        seeds, hidden=a.hidden, points=a.points, objectives=a.objectives,
-        jobs=max(1, min(a.jobs, len(seeds))),
-    )  # fmt: skip
+    how = dict(hidden=a.hidden, points=a.points, objectives=a.objectives)
+    table = audit_seeds(seeds, jobs=max(1, min(a.jobs, len(seeds))), **how)
     if a.json:
         return show(table, True)
     shown = ["tv", "tv_sd", "kl", "kl_sd", "gap", "log_z_error", "var_log_w", "spearman"]

@@ -136,9 +136,7 @@ def measured(net, x: Tensor, y: Tensor, job: Job) -> dict[str, float]:
     return evaluate(net.likelihood.probs(logits_of(net, x, job)).mean(0), y)
 
 
-def settle(
-    net: gfo.Attached | gfo.Ensemble, splits: gfo.data.Splits, job: Job
-) -> dict[str, dict[str, float]]:
+def settle(net, splits: gfo.data.Splits, job: Job) -> dict[str, dict[str, float]]:
     """Re-estimate BatchNorm's statistics under test-time masks, and say what that changed: scores
     under the statistics of the training ("trained") and after ("tested"), on the same images."""
     x, y = (part[: job.config["images"]] for part in splits.test)
@@ -194,9 +192,7 @@ def outside(net, inside: Tensor, splits: gfo.data.Splits, job: Job) -> dict[str,
             found["missing"].append(name)
             continue
         logits = logits_of(net, x, job)
-        found["outside"][name] = {
-            score: detection(f(inside), f(logits)) for score, f in SCORES.items()
-        }
+        found["outside"][name] = {k: detection(f(inside), f(logits)) for k, f in SCORES.items()}
     return found
 
 

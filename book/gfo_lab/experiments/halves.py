@@ -49,10 +49,8 @@ def configuration(dataset: str, method: str, profile: str, cell: dict[str, Any])
     config = base_config(method, profile, **own) | setup
     config |= {"model": "mlp", "inputs": INPUTS[dataset], "lr": LEARNING_RATES}
     config |= ABOUT["data"].get(dataset, {})
-    return config | {
-        "lr": config["lr"] | rates,
-        "patience": config["epochs"],
-    }  # equal passes: no run is cut short
+    # equal passes: no run is cut short
+    return config | {"lr": config["lr"] | rates, "patience": config["epochs"]}
 
 
 def named(experiment: str, dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:

@@ -118,8 +118,6 @@ def chosen(method: str, dataset: str, out: Path | None = None) -> dict[str, Any]
         dataset=dataset, method=searched, profile="full",
     )  # fmt: skip
     if found.empty:
-        raise ValueError(
-            f"{searched} is not tuned on {dataset}: python -m gfo_lab run icu-tune "
-            f"--dataset {dataset} --seed 0 --method {searched} first"
-        )
+        cure = f"run icu-tune --dataset {dataset} --seed 0 --method {searched} first"
+        raise ValueError(f"{searched} is not tuned on {dataset}: python -m gfo_lab {cure}")
     return search.best_point(method, space(searched), found.iloc[0]["tune_nll"])

@@ -77,10 +77,9 @@ def on_record(configs: list[dict], metric: str, experiment: str, *which: Any) ->
     runs = dict(list(found.groupby("config_hash")[metric])) if len(found) else {}
     seeds = [runs.get(records.config_hash(config), []) for config in configs]
     if min(map(len, seeds)) < len(budget(profile).seeds):
-        raise ValueError(
-            f"{method} is not tuned on {dataset}: python -m gfo_lab run {experiment} --profile "
-            f"{profile} --dataset {dataset} --method {method} first, into {records.RESULTS}"
-        )
+        cure = f"{experiment} --profile {profile} --dataset {dataset} --method {method} first"
+        cure = f"python -m gfo_lab run {cure}, into {records.RESULTS}"
+        raise ValueError(f"{method} is not tuned on {dataset}: {cure}")
     return [sum(each) / len(each) for each in seeds]
 
 

@@ -121,9 +121,8 @@ def read_stays(where: Path, rules: Rules, funnel: Funnel) -> pd.DataFrame:
     status = table[f"{rules.outcome}dischargestatus"]
     status = status.where(status.fillna("").str.strip() != "")
     if odd := sorted(set(status.dropna()) - set(STATUS)):
-        raise ValueError(
-            f"{rules.outcome}dischargestatus holds {odd[0]!r}: needs to be Alive, Expired or blank"
-        )
+        said = f"{rules.outcome}dischargestatus holds {odd[0]!r}"
+        raise ValueError(f"{said}: needs to be Alive, Expired or blank")
     if twice := list(table["patientunitstayid"][table.duplicated("patientunitstayid")]):
         raise ValueError(f"patient has stay {twice[0]} twice: fetch the table again")
     funnel.stays = set(table["patientunitstayid"])

@@ -41,9 +41,8 @@ def chunks(where: Path, table: str) -> Iterator[pd.DataFrame]:
         for part in tqdm(reader, desc=f"reading {path.name}", unit="chunk", leave=False, delay=3):
             for name in columns:
                 if name not in types and not pd.api.types.is_numeric_dtype(part[name]):
-                    raise ValueError(
-                        f"{path.name}: column {name} holds text, needs to hold numbers"
-                    )
+                    said = f"{path.name}: column {name} holds text"
+                    raise ValueError(f"{said}, needs to hold numbers")
             yield part
     except (EOFError, OSError, zlib.error, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} is damaged ({error}): fetch it again") from None
@@ -54,10 +53,9 @@ def find(where: Path, table: str) -> Path:
     wanted = (f"{table}.csv.gz", f"{table}.csv")
     found = [path for path in sorted(where.glob("*")) if path.name.lower() in wanted]
     if not found:
-        raise FileNotFoundError(
-            f"no {table}.csv.gz or {table}.csv in {str(where)!r}: set GFO_DATA or root to a folder "
-            "that holds eicu-demo/ or eicu/ (physionet.org, the demo is open)"
-        )
+        cure = "set GFO_DATA or root to a folder that holds eicu-demo/ or eicu/"
+        cure += " (physionet.org, the demo is open)"
+        raise FileNotFoundError(f"no {table}.csv.gz or {table}.csv in {str(where)!r}: {cure}")
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
         raise FileNotFoundError(f"{str(where)!r} holds {names} for one table: delete all but one")

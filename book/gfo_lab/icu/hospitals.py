@@ -52,9 +52,8 @@ def rows_of(cohort: Cohort, parts: Mapping[str, Sequence[int]]) -> dict[str, np.
         found[part] = np.flatnonzero(mine)
         deaths = int(stays["died"].to_numpy()[found[part]].sum())
         if deaths in (0, len(found[part])):
-            raise ValueError(
-                f"{part} has {deaths} deaths in {len(found[part])} stays: choose another split"
-            )
+            said = f"{part} has {deaths} deaths in {len(found[part])} stays"
+            raise ValueError(f"{said}: choose another split")
     return found
 
 

@@ -59,9 +59,8 @@ def wheel() -> Path:
     try:
         return Path(metadata.distribution("easy-vqa").locate_file("easy_vqa/data"))
     except metadata.PackageNotFoundError:
-        raise FileNotFoundError(
-            "easy-VQA is not installed: pip install easy-vqa==1.0, a wheel of 3 MB"
-        ) from None
+        cure = "pip install easy-vqa==1.0, a wheel of 3 MB"
+        raise FileNotFoundError(f"easy-VQA is not installed: {cure}") from None
 
 
 def questions(folder: Path) -> pd.DataFrame:
@@ -84,9 +83,8 @@ def picture(folder: Path, part: str, number: int) -> np.ndarray:
     try:
         return np.asarray(Image.open(path).convert("RGB"))
     except OSError:
-        raise FileNotFoundError(
-            f"easy-VQA's image {part}/images/{number}.png is missing or damaged: install it anew"
-        ) from None
+        said = f"easy-VQA's image {part}/images/{number}.png is missing or damaged"
+        raise FileNotFoundError(f"{said}: install it anew") from None
 
 
 def make_features(
@@ -112,9 +110,8 @@ def read_features(path: Path, count: int, train: Tensor | None = None) -> Tensor
     try:
         tokens = torch.load(path, weights_only=True)
     except Exception as error:
-        raise ValueError(
-            f"{str(path)!r} is damaged ({type(error).__name__}): delete it, it is made anew"
-        ) from None
+        said = f"{str(path)!r} is damaged ({type(error).__name__})"
+        raise ValueError(f"{said}: delete it, it is made anew") from None
     if not isinstance(tokens, Tensor) or tokens.shape != (count, 16, 64):
         raise ValueError(f"{str(path)!r} does not hold {count} × 16 × 64 features: delete it")
     wrong = None if tokens.isfinite().all() else "NaN"

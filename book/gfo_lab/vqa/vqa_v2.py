@@ -114,10 +114,8 @@ def vocabulary(folder: Path, tables: pd.DataFrame) -> list[str]:
             number, _ = json.loads(path.read_text(encoding="utf-8"))
             return sorted(number, key=number.__getitem__)
         except (ValueError, AttributeError, TypeError):
-            raise ValueError(
-                "answer_dict.json is not a list of two dicts, answer to number and back: "
-                "delete it, and the vocabulary is built"
-            ) from None
+            said = "answer_dict.json is not a list of two dicts, answer to number and back"
+            raise ValueError(f"{said}: delete it, and the vocabulary is built") from None
     found = [answer for answer, count in Counter(tables["usual"]).items() if count > SEEN]
     if not found:
         raise ValueError(f"no answer is given more than {SEEN} times: add an answer_dict.json")
@@ -134,9 +132,8 @@ def image_tokens(folder: Path, part: str, image: int) -> Tensor:
             keys = list(content)
             features = content["x"] if "x" in keys else None
     except Exception as error:
-        raise ValueError(
-            f"{part}/{path.name} is damaged ({type(error).__name__}): fetch it anew"
-        ) from None
+        said = f"{part}/{path.name} is damaged ({type(error).__name__})"
+        raise ValueError(f"{said}: fetch it anew") from None
     if features is None:
         raise ValueError(f"{part}/{path.name} has no array 'x'; it has: {', '.join(keys)}")
     if features.ndim != 2 or features.shape[0] != WIDTH:
