@@ -11,9 +11,12 @@ DICTIONARY = pd.read_csv(records.LAB / "dictionary.csv", keep_default_na=False)
 
 @pytest.fixture(scope="module")
 def columns():
-    """All columns of both tables, the metrics of the long one, and what new records say too."""
+    """All columns of both tables, the metrics of the long one, and what new records say too: of
+    `table1`, under a blur what they say of rotations, and whose row they are."""
     long = records.long()
-    return {*records.table(), *long, *long["metric"], *records.KEYS[:5], *records.provenance()}
+    found = {*records.table(), *long, *long["metric"], *records.KEYS[:5], *records.provenance()}
+    turned = {*records.table("table1"), *records.long("table1")["metric"]}
+    return found | {c.replace("_rotated", "_blurred") for c in turned} | {"config.row"}
 
 
 def test_every_column_on_file_has_exactly_one_pattern(columns):
