@@ -27,11 +27,13 @@ def calibrated(parts: Parts, name: str, members: Sequence[int] | slice = slice(N
 
     Returns:
         "temperature", and what `gfo.evaluate.metrics.evaluate` gives (nll: nats per image), its
-        names followed by `name`; after the temperature by "_calibrated" and `name`.
+        names followed by `name`; all but the accuracy also after the temperature, their names
+        followed by "_calibrated" and `name`.
     """
     probs, y = parts[name][0][members].mean(0), parts[name][1]
     scale = Temperature(parts["tune"][0][members].mean(0), parts["tune"][1])
     both = {"": evaluate(probs, y), "_calibrated": evaluate(scale(probs), y)}
+    del both["_calibrated"]["accuracy"]  # a temperature moves no answer
     found = {f"{k}{after}{name}": v for after, row in both.items() for k, v in row.items()}
     return found | {"temperature": scale.value}
 
