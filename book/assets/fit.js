@@ -83,6 +83,8 @@
   document.addEventListener("DOMContentLoaded", () => {
     const article = document.querySelector("article");
     article.querySelectorAll("table").forEach(prepare);
+    // A fold is called what it says, not "Toggle hidden content".
+    article.querySelectorAll("details > summary").forEach(say => say.removeAttribute("aria-label"));
     // The article's width changes with the window, the side bars and the printer.
     let width = 0;
     new ResizeObserver(([entry]) => {

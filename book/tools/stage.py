@@ -15,6 +15,7 @@ import nbformat
 import yaml
 
 from book.tools import downloads, fold, toc
+from book.tools.digits import sensible
 
 CITATION = re.compile(r"\[([^\]]+)\]\(bibliography\.md#([\w-]+)\)")
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -74,6 +75,9 @@ def dress(notebook, stem: str, before: int = 0):
         if cell.cell_type != "code":
             continue
         cell.outputs = [out for out in cell.outputs if not is_progress_bar(out, widgets)]
+        for output in cell.outputs:
+            if "<table" in (html := output.get("data", {}).get("text/html", "")):
+                output.data["text/html"] = sensible(html)
         numbered += fold.drawn(cell)
         if figure := cell.metadata.get("figure"):
             figures += 1

@@ -11,19 +11,22 @@
   };
   const wide = document.documentElement.scrollWidth - innerWidth;
   if (wide > SLACK) tell("the page", wide, article.querySelector("h1"));
-  for (const element of article.querySelectorAll("*")) {
-    if (element.closest("mjx-assistive-mml, thead, .visually-hidden, .headerlink")) continue;
-    if (element.closest("mjx-container") && element.tagName !== "MJX-MATH") continue; // glyphs
-    if ((phone && element.closest("pre")) || told.some(other => other.contains(element))) continue;
+  const inside = ["pre", "mjx-math", "mjx-assistive-mml", "thead", ".headerlink", ".visually-hidden"];
+  const looked = inside.map(name => `${name} *`).join(", ") +
+    ", thead, mjx-assistive-mml, .headerlink, .visually-hidden";
+  for (const element of article.querySelectorAll(`*:not(${looked})`)) {
+    const code = element.tagName === "PRE";
+    if ((code && phone) || told.some(other => other.contains(element))) continue;
     const rect = element.getBoundingClientRect();
     if (!rect.width || !rect.height) continue;
-    const boxed = getComputedStyle(element).overflowX !== "visible";
     const inner = element.scrollWidth - element.clientWidth;
-    if (boxed && element.clientWidth && inner > SLACK && !element.querySelector("mjx-math"))
-      tell(`<${element.tagName.toLowerCase()}> scrolls`, inner, element);
+    if (inner > SLACK && element.clientWidth && !element.querySelector("mjx-math") &&
+        (code || getComputedStyle(element).overflowX !== "visible"))
+      if (!(phone && element.querySelector(":scope > pre")))
+        tell(`<${element.tagName.toLowerCase()}> scrolls`, inner, element);
     const room = (element.closest(".math, td, p") ?? article).getBoundingClientRect();
-    const [left, right] = element.tagName === "MJX-MATH" ? [room.left, room.right] : [box.left, box.right];
-    const out = Math.max(rect.right - right, left - rect.left);
+    const place = element.tagName === "MJX-MATH" ? room : box;
+    const out = Math.max(rect.right - place.right, place.left - rect.left);
     if (out > SLACK) tell(`<${element.tagName.toLowerCase()}> sticks out`, out, element);
   }
   return found;

@@ -16,6 +16,7 @@ from sphinx.ext.napoleon import GoogleDocstring
 from book.tools import toc
 from book.tools.address import set_address
 from book.tools.check import check_site
+from book.tools.digits import sensible
 from book.tools.execute import execute_all, records
 from book.tools.fold import SET_UP
 from book.tools.sphinx_ext import keep_tagged, plain_text
@@ -170,6 +171,27 @@ def test_cells_of_checks_are_folded_and_teaching_is_not():
     checks, teaching = dress(new_notebook(cells=cells), "elbo").cells
     assert "hide-input" in checks.metadata["tags"]
     assert "tags" not in teaching.metadata
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("101.4733 ± 12.6291", "101 ± 13"),
+        ("+0.6642 ± 0.1174", "+0.66 ± 0.12"),
+        ("-0.06837 ± 0.00412", "-0.0684 ± 0.0041"),
+        ("97.96 ± 0.04", "97.96 ± 0.04"),  # one digit is what was written
+        ("1.000 ± 0.000", "1.000 ± 0.000"),
+    ],
+)
+def test_a_table_shows_two_digits_of_a_half_interval(written, shown):
+    assert sensible(f"<td>{written}</td>") == f"<td>{shown}</td>"
+
+
+def test_a_table_shows_whole_counts_and_leaves_other_columns():
+    head = "<thead><tr><th></th><th>n</th><th>TV</th></tr></thead>"
+    row = "<tr><th>a</th><td>{}</td><td>0.00</td></tr>"
+    table = f"<table>{head}<tbody>{row}</tbody></table>"
+    assert sensible(table.format("3.00")) == table.format("3")
 
 
 def test_progress_bars_go_and_sliders_stay():
