@@ -30,6 +30,7 @@ def stage(root: Path, kept: Path, records: list[dict], target: Path) -> None:
     (target / "_config.yml").write_text(config(settings), encoding="utf-8")
     shutil.copytree(root / "book/assets", target / "book/assets")
     shutil.copy(root / "book/references.bib", target / "book")
+    shutil.copy(root / "book/llms.txt", target)
     written: dict[str, Callable[[], str]] = {
         "data_dictionary": lambda: dictionary_page(root / "book/gfo_lab/dictionary.csv"),
         "status": lambda: status_page(records),

@@ -332,10 +332,12 @@ def test_staged_tree_has_the_executed_copies_and_the_status(tree):
     (tree / "_toc.yml").write_text("root: book/good\nparts: [{chapters: [{file: book/status}]}]\n")
     (tree / "_config.yml").write_text("repository: {url: ''}")
     (tree / "book/references.bib").write_text("")
+    (tree / "book/llms.txt").write_text("# A map")
     assert execute_all([tree / "book/good.ipynb"], tree, tree / "kept") == []
     stage(tree, tree / "kept", records([tree / "book/good.ipynb"], tree / "kept"), tree / "src")
     assert "42" in (tree / "src/book/good.ipynb").read_text()
     assert "(good.ipynb)" in (tree / "src/book/status.md").read_text()
+    assert (tree / "src/llms.txt").read_text() == "# A map"
 
 
 def test_status_page_tells_when_how_long_and_on_what():
