@@ -44,7 +44,7 @@ def with_weights(net: Attached, weights: torch.Tensor, part: str = "") -> Attach
 
 
 class Swag:
-    """SWAG (Maddox et al., 2019): a Gaussian over weights from the iterates of SGD.
+    """SWAG (Maddox et al., 2019): a Gaussian over weights from the iterates of SGD::
 
         swag = gfo.train.Swag(net)
         for epoch in range(20):  # at a constant rate, high enough to move
