@@ -19,7 +19,7 @@ def with_weights(net: Attached, weights: torch.Tensor, part: str = "") -> Attach
     """A copy of a network with other weights; those that stay it shares with the original.
 
     So the last-layer Laplace of laplace-torch (the extra `laplace`; MacKay, 1992; Daxberger et al.,
-    2021), of a network without masks whose last layer is "model.out", is
+    2021), of a network without masks whose last layer is "model.out", is::
 
         fitted = laplace.Laplace(net, "classification", "last_layer", "full")
         fitted.fit(loader)
