@@ -145,7 +145,7 @@ class Attached(nn.Module):
         self, x: Any, y: Any, *, n: int, seed: int | None = None, step: Any = None,
         generator: torch.Generator | None = None, shard: tuple[int, int] = (0, 1),
     ) -> "Loss":  # fmt: skip
-        """The method's loss of one batch, for a training loop of your own.
+        """The method's loss of one batch, for a training loop of your own::
 
             loss = net.loss(x, y, n=len(train))
             loss.total.backward()

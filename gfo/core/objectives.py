@@ -61,6 +61,7 @@ class SiteTerms(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q_logits: Tensor, p_logits: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """(log q, log p, KL), each (B,), in nats."""
         a, b = q_logits.float(), p_logits.float()
         keep_q, keep_p, plus_a, plus_b = a.sigmoid(), b.sigmoid(), F.softplus(a), F.softplus(b)
         ctx.save_for_backward(mask, keep_q, keep_p)
@@ -71,6 +72,7 @@ class SiteTerms(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, log_q: Tensor | None, log_p: Tensor | None, kl: Tensor | None) -> tuple:
+        """Gradients in both logits; the mask has none."""
         mask, keep_q, keep_p = ctx.saved_tensors
         q_like, p_like = ctx.like
         on_p = _pull(log_p, mask, keep_p, p_like), _pull(kl, keep_p, keep_q, p_like)

@@ -19,7 +19,7 @@ def with_weights(net: Attached, weights: torch.Tensor, part: str = "") -> Attach
     """A copy of a network with other weights; those that stay it shares with the original.
 
     So the last-layer Laplace of laplace-torch (the extra `laplace`; MacKay, 1992; Daxberger et al.,
-    2021), of a network without masks whose last layer is "model.out", is
+    2021), of a network without masks whose last layer is "model.out", is::
 
         fitted = laplace.Laplace(net, "classification", "last_layer", "full")
         fitted.fit(loader)
@@ -44,7 +44,7 @@ def with_weights(net: Attached, weights: torch.Tensor, part: str = "") -> Attach
 
 
 class Swag:
-    """SWAG (Maddox et al., 2019): a Gaussian over weights from the iterates of SGD.
+    """SWAG (Maddox et al., 2019): a Gaussian over weights from the iterates of SGD::
 
         swag = gfo.train.Swag(net)
         for epoch in range(20):  # at a constant rate, high enough to move
