@@ -168,11 +168,11 @@ def sides(model: str | Case, methods: Sequence[str], setting: Setting) -> dict[s
 
 def counts(side: Side) -> dict[str, float]:
     """What does not depend on the machine: operations, memory, weights."""
-    side.net.zero_grad()  # gradients of the last step belong to no peak
-    step, at = lambda: side.steps(1), device_of(side.net)
+    step_flops, at = flops(lambda: side.steps(1)), device_of(side.net)
+    side.net.zero_grad()  # gradients of that step, and Adam's moments, belong to no peak
     return {
-        "step_peak_mb": peak_mb(step, at), "predict_peak_mb": peak_mb(side.predict, at),
-        "step_flops": flops(step), "predict_flops": flops(side.predict),
+        "step_peak_mb": peak_mb(lambda: side.steps(1), at), "step_flops": step_flops,
+        "predict_peak_mb": peak_mb(side.predict, at), "predict_flops": flops(side.predict),
         "weights": side.backbone, "mask_weights": numbers(side.net) - side.backbone,
     }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The benchmark: what it counts is exact, what it times it reports with an honest interval."""
 
 import json
+from functools import partial
 from math import comb
 
 import pytest
@@ -75,6 +76,13 @@ def test_plain_prediction_drops_channels_and_moves_no_statistics():
     side.steps(2)
     assert net.training
     assert not torch.equal(net.out.weight, before["out.weight"])
+
+
+@pytest.mark.parametrize("build", [costs.plain, partial(costs.ours, "gflowout")])
+def test_a_first_step_is_counted_as_any_other(build):
+    x, y = torch.randn(B, 6), torch.arange(B) % 4
+    side = build(costs.CASES["tiny"], x, y, costs.Setting(torch.device("cpu"), B))
+    assert costs.counts(side) == costs.counts(side)  # Adam makes its moments in the first
 
 
 def test_torch_uncertainty_drops_what_plain_dropout_drops():
