@@ -206,6 +206,6 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
             "paper, difference": rows["paper_difference"].map(lambda v: number(v, "+")),
             "ours, difference [95 %]": rows["difference"].map(lambda v: number(v, "+"))
             + rows.apply(ends, axis=1, low="low", high="high"),
-            "[Holm]": rows.apply(ends, axis=1, low="holm_low", high="holm_high"),
+            "Holm's interval": rows.apply(ends, axis=1, low="holm_low", high="holm_high"),
         }
     )
