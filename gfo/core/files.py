@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever reads half of one; reading settings and JSON."""
+"""Writing files so that nobody ever reads half of one; reading settings."""
 
 import contextlib
 import os
