@@ -25,7 +25,6 @@ ABOUT = declared(__file__)
 SETUPS = Registry("profile of the experiments on halves", ABOUT["setups"])
 CELLS: dict[str, dict[str, dict[str, dict[str, Any]]]] = ABOUT["cells"]
 INPUTS = {"mnist-halves": 392, "digits-halves": 32, "mnist": 784, "digits": 784, "inverse": 1}
-PILOT = "halves"
 
 
 def grid(cells: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -54,12 +53,12 @@ def configuration(dataset: str, method: str, profile: str, cell: dict[str, Any])
 
 
 def named(experiment: str, dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
-    """The configs of one experiment's cells by name; the pilot's look at no test image."""
+    """The configs of one experiment's cells by name, with what the experiment has of its own."""
     cells = grid(CELLS[experiment].get(method, {}))
     if not cells:
         raise ValueError(f"{method} has no cell of {experiment}: {', '.join(CELLS[experiment])}")
     found = {name: configuration(dataset, method, profile, cell) for name, cell in cells.items()}
-    return {k: c | {"images": 0} for k, c in found.items()} if experiment == PILOT else found
+    return {name: config | ABOUT["own"].get(experiment, {}) for name, config in found.items()}
 
 
 def configs(experiment: str, dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
