@@ -230,8 +230,8 @@
     // Prior and posterior of the masks of one example, and what one mask leaves of the network.
     posterior(box, data) {
       let example = 0, now, mask;
-      const prior = heat("Prior p(z), %", "prior");
-      const posterior = heat("Posterior p(z|x,y), %: choose a mask", "posterior", k => {
+      const prior = heat("Prior, %", "prior");
+      const posterior = heat("Posterior, %: choose a mask", "posterior", k => {
         mask = k;
         shown();
       });
@@ -252,8 +252,9 @@
           say("ratio", lik / now.evidence, 2), ".");
       }
       box.append(choice("Example", data.names, k => { example = k; shown(); }),
-        make("div", {class: "live-row"}, prior.map, posterior.map,
-          make("div", {class: "live-map"}, net.picture, sure.node)), line);
+        make("div", {class: "live-row"}, prior.map, posterior.map),
+        make("div", {class: "live-row"}, make("div", {class: "live-map"}, net.picture, sure.node),
+          line));
       shown();
     },
 
@@ -261,7 +262,7 @@
     bound(box, data) {
       const prior = () => Array(4).fill(data.keep);
       let example = 0, now, floor, keeps = prior(), climbing;
-      const maps = [heat("Factorised q(z), %", "q"), heat("Posterior p(z|x,y), %", "posterior")];
+      const maps = [heat("Factorised q, %", "q"), heat("Posterior, %", "posterior")];
       const {line, tell} = status();
       const names = ["Layer 1, unit 1", "Layer 1, unit 2", "Layer 2, unit 1", "Layer 2, unit 2"];
       const sliders = names.map((name, unit) => slider(`${name}: keep`, "keep", [0.05, 0.95, 0.01], keep => {
@@ -401,7 +402,7 @@
     // Which masks the training policy visits, beside the q that it is made from.
     policy(box, data) {
       let example = 0, now, tables, temperature = 1, share = 0;
-      const maps = [heat("q(z|x,y), layer-wise, %", "q"), heat("Training policy q̃, %", "tempered")];
+      const maps = [heat("Layer-wise q, %", "q"), heat("Training policy q̃, %", "tempered")];
       const {line, tell} = status();
       const heater = slider("Temperature T", "temperature", [1, 8, 0.1],
         value => { temperature = value; shown(); }, 1);
