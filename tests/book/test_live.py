@@ -219,6 +219,8 @@ def test_elbo_and_kl_make_the_evidence_whatever_the_sliders_say(page, log_lik):
         assert spread < CLOSE  # there is one optimum
         near(reader.number("kl"), exact.kl(best, posterior))
         near(reader.numbers("q"), best.exp())
+        reader.click("Back to the prior")
+        near(reader.numbers("keep"), torch.full((4,), 0.5))
         reader.press("select", "ArrowDown")
 
 
