@@ -191,9 +191,8 @@
       [...Array(count).keys()].map(i => [x, 84 + 38 * (i - (count - 1) / 2)]));
     const picture = draw("svg", {viewBox: "0 0 310 172", role: "img", class: "live-network"});
     const edges = [], nodes = [];
-    places.slice(1).forEach((column, l) => column.forEach((to, j) => places[l].forEach((from, i) => {
-      edges.push([l, i, j, draw("line", {x1: from[0], y1: from[1], x2: to[0], y2: to[1]})]);
-    })));
+    places.slice(1).forEach((column, l) => column.forEach(([x2, y2], j) =>
+      places[l].forEach(([x1, y1], i) => edges.push([l, i, j, draw("line", {x1, y1, x2, y2})]))));
     places.forEach((column, l) => column.forEach(([cx, cy], i) => {
       nodes.push([l, i, draw("circle", {cx, cy, r: 9})]);
     }));
@@ -265,11 +264,13 @@
       const maps = [heat("Factorised q, %", "q"), heat("Posterior, %", "posterior")];
       const {line, tell} = status();
       const names = ["Layer 1, unit 1", "Layer 1, unit 2", "Layer 2, unit 1", "Layer 2, unit 2"];
-      const sliders = names.map((name, unit) => slider(`${name}: keep`, "keep", [0.05, 0.95, 0.01], keep => {
+      const moved = unit => keep => {
         clearTimeout(climbing);
         keeps[unit] = keep;
         shown();
-      }));
+      };
+      const sliders = names.map((name, unit) =>
+        slider(`${name}: keep`, "keep", [0.05, 0.95, 0.01], moved(unit)));
       const parts = ["elbo", "kl"].map(name => make("span", {class: `live-${name}`}));
       const ticks = make("div", {class: "live-ticks", "aria-hidden": "true"});
       const key = make("p", {class: "live-key"});
@@ -296,7 +297,9 @@
         maps[0].fill(q, darkest);
         maps[1].fill(now.posterior, darkest);
         sliders.forEach((one, unit) => one.set(keeps[unit]));
-        [elbo - floor, gap].forEach((wide, k) => { parts[k].style.width = `${-100 * wide / floor}%`; });
+        [elbo - floor, gap].forEach((wide, k) => {
+          parts[k].style.width = `${-100 * wide / floor}%`;
+        });
         key.replaceChildren(make("i", {class: "live-elbo"}), " ELBO up to its end, ",
           make("i", {class: "live-kl"}), " KL(q‖posterior) behind it; together they end at ",
           "log p(y|x), whatever q (axis in nats)");
@@ -354,18 +357,21 @@
       function tree(residuals, flows) {
         const inflow = [0, 1, 2, 3].map(i => total(flows.slice(4 * i, 4 * i + 4)));
         const wide = flow => Math.max(0.5, 24 * flow / now.evidence);
-        const most = Math.max(...residuals.map(Math.abs)), end = [1, 2, 4].find(e => most <= e) ?? 4;
+        const most = Math.max(...residuals.map(Math.abs));
+        const end = [1, 2, 4].find(limit => most <= limit) ?? 4;
         const at = r => 318 + 52 * Math.max(-1, Math.min(1, r / end));
         const edge = (x1, y1, x2, y2, flow, name) => draw("line",
           {x1, y1, x2, y2, "stroke-width": wide(flow), class: name});
         const text = (x, y, words, anchor = "middle") =>
           draw("text", {x, y, "text-anchor": anchor}, words);
-        const parts = [text(46, 14, "layer 1"), text(140, 14, "layer 2"), text(218, 14, "mask, flow"),
+        const parts = [
+          text(46, 14, "layer 1"), text(140, 14, "layer 2"), text(218, 14, "mask, flow"),
           text(318, 14, "residual (nats)"), text(266, 28, digits(-end, 0)), text(318, 28, "0"),
           text(370, 28, digits(end, 0)),
           draw("line", {x1: 318, y1: 32, x2: 318, y2: 384, class: "live-axis"})];
-        inflow.forEach((flow, i) => parts.push(edge(20, y(7.5), 94, middle(i), flow, "live-first")));
-        MASKS.forEach(k => parts.push(edge(94, middle(k >> 2), 184, y(k), flows[k], "live-second")));
+        parts.push(
+          ...inflow.map((flow, i) => edge(20, y(7.5), 94, middle(i), flow, "live-first")),
+          ...MASKS.map(k => edge(94, middle(k >> 2), 184, y(k), flows[k], "live-second")));
         const node = (x, y, flow, title, name) => parts.push(
           draw("rect", {x: x - 18, y: y - 16, width: 36, height: 32, rx: 5, class: name}),
           text(x, y - 3, title), put(text(x, y + 11, digits(flow, 2)), "inflow", flow));
@@ -377,8 +383,8 @@
           draw("line", {x1: 318, y1: y(k), x2: at(residuals[k]), y2: y(k), class: "live-stem"}),
           put(draw("circle", {cx: at(residuals[k]), cy: y(k), r: 4}), "residual", residuals[k])));
         picture.replaceChildren(...parts);
-        picture.setAttribute("aria-label", "Tree of flows from the root through the four masks of " +
-          "layer 1 to all sixteen masks, and the residual of each. The line below says the numbers.");
+        picture.setAttribute("aria-label", "Tree of flows from the root through the four masks " +
+          "of layer 1 to all sixteen masks, with the residual of each. The text below sums it up.");
       }
       function shown() {
         const residuals = q.map((p, k) => logZ + Math.log(p) - now.logR[k]);
@@ -423,9 +429,10 @@
         heater.set(temperature);
         coins.set(share);
         tell("Entropy of q ", say("entropy", entropy(q)), ", of the training policy ",
-          say("entropy_tempered", entropy(visited)), `, of fair coins ${digits(Math.log(16))} nats. `,
-          `The mask that q draws least, ${called(rare)}, comes once in `, say("rare", 1 / q[rare], 0),
-          " draws of q and once in ", say("rare_tempered", 1 / visited[rare], 0),
+          say("entropy_tempered", entropy(visited)), `, of fair coins ${digits(Math.log(16))} `,
+          `nats. The mask that q draws least, ${called(rare)}, comes once in `,
+          say("rare", 1 / q[rare], 0), " draws of q and once in ",
+          say("rare_tempered", 1 / visited[rare], 0),
           " of the training policy. KL(q‖posterior) ", say("kl", kl(q, now.posterior)), " nats.");
       }
       box.append(choice("Example", data.names, chosen), heater.row, coins.row,

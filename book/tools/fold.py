@@ -74,6 +74,8 @@ def label(cell: NotebookNode, figure: int | None) -> str:
     data = [output.data for output in shown(cell)]
     if any(WIDGET_VIEW in one for one in data):
         return "Code of the sliders below"
+    if any('class="gfo-live"' in "".join(one.get("text/html", "")) for one in data):
+        return "Code of the live view below"
     if any("<table" in "".join(one.get("text/html", "")) for one in data):
         return "Code of the table below"
     names = [n.name for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)]

@@ -9,6 +9,7 @@ import csv
 import re
 import shutil
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -18,6 +19,7 @@ from book.tools import downloads, fold, toc
 from book.tools.digits import sensible
 
 CITATION = re.compile(r"\[([^\]]+)\]\(bibliography\.md#([\w-]+)\)")
+PICTURE = re.compile(r"^!\[([^\]]+)\]\((assets/[\w-]+\.svg)\)$", re.MULTILINE)
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 
@@ -72,7 +74,7 @@ def dress(notebook, stem: str, before: int = 0):
     widgets = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = link_citations(cell.source)
+            cell.source = put_pictures(link_citations(cell.source))
         if cell.cell_type != "code":
             continue
         cell.outputs = [out for out in cell.outputs if not is_progress_bar(out, widgets)]
@@ -111,6 +113,22 @@ def link_citations(markdown: str) -> str:
     On GitHub and in Jupyter the same link opens the page; MyST knows headings only.
     """
     return CITATION.sub(r'<a class="reference" href="bibliography.html#\2">\1</a>', markdown)
+
+
+def put_pictures(markdown: str, book: Path = toc.ROOT / "book") -> str:
+    """`![text](assets/name.svg)`: the picture itself, described by that text.
+
+    As a part of the page it takes the page's colours, and whoever is disturbed by its motion can
+    stop it. On GitHub and in Jupyter the same line shows the file.
+    """
+
+    def put(found: re.Match) -> str:
+        drawn = (book / found[2]).read_text(encoding="utf-8").strip()
+        drawn = drawn.replace("<svg ", f'<svg aria-label="{escape(found[1])}" ', 1)
+        still = '<label><input type="checkbox"> hold it still</label>'
+        return f'<div class="gm-box">\n{drawn}\n{still}\n</div>'
+
+    return PICTURE.sub(put, markdown)
 
 
 def status_page(records: list[dict]) -> str:

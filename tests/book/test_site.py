@@ -159,6 +159,13 @@ def test_a_page_opens_with_prose_and_then_one_folded_cell_that_sets_up():
             "Checks of this section: 1 holds, 2 more where they apply",
         ),
         (new_code_cell("def f(x):\n    return x"), "Code of f"),
+        (
+            new_code_cell(
+                "show()",
+                outputs=[new_output("execute_result", {"text/html": '<div class="gfo-live">'})],
+            ),
+            "Code of the live view below",
+        ),
     ],
 )
 def test_a_folded_cell_says_what_it_folds(cell, prompt):
