@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from book.tools import toc
+from book.tools import fold, toc
 
 # Of one page: words of prose, visible lines of code. Other parts have no limit of their own.
 LIMITS = {"Learn": (1600, 120), "Findings": (700, 120)}
@@ -38,12 +38,14 @@ def length(page: Path) -> tuple[int, int]:
         return words(page.read_text(encoding="utf-8")), 0
     cells = nbformat.read(page, 4).cells
     text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    shown = [
-        cell.source
-        for cell in cells
-        if cell.cell_type == "code" and not HIDDEN & set(cell.metadata.get("tags", []))
-    ]
+    shown = [cell.source for cell in cells if cell.cell_type == "code" and not folded(cell)]
     return words(text), sum(bool(line.strip()) for source in shown for line in source.splitlines())
+
+
+def folded(cell: nbformat.NotebookNode) -> bool:
+    """Whether the built page folds or leaves out a code cell's source."""
+    silent = fold.only_checks(cell) and "print(" not in cell.source
+    return silent or bool(HIDDEN & set(cell.metadata.get("tags", [])))
 
 
 def words(text: str) -> int:
