@@ -190,15 +190,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         pick_device(getattr(a, "device", "auto"))
         a.out = Path(getattr(a, "out", None) or records.RESULTS)
         a.call(a)
+        return 0
     except FailedRuns as error:
-        print(f"gfo-lab: {error}", file=sys.stderr)
-        return 1
+        said, status = str(error), 1
     except (ValueError, OSError, ImportError) as error:
-        print(f"gfo-lab: {error}", file=sys.stderr)
-        return 2
+        said, status = str(error), 2
     except KeyboardInterrupt:
-        print(
-            "gfo-lab: stopped; finished runs are saved: the same command goes on", file=sys.stderr
-        )
-        return 130
-    return 0
+        said, status = "stopped; finished runs are saved: the same command goes on", 130
+    print(f"gfo-lab: {said}", file=sys.stderr)
+    return status

@@ -190,22 +190,17 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
         spread = "" if pd.isna(row["se"]) else f" ± {number(row['se'])}"
         return f"{number(row['ours'])}{spread} ({row['n']})" if row["n"] else "—"
 
-    def ends(row, low: str, high: str) -> str:
-        both = f" [{number(row[low], '+')}, {number(row[high], '+')}]"
-        return both if np.isfinite(row[low]) else ""
+    def ends(row, kind: str = "") -> str:
+        both = f" [{number(row[f'{kind}low'], '+')}, {number(row[f'{kind}high'], '+')}]"
+        return both if np.isfinite(row[f"{kind}low"]) else ""
 
     method = rows["ours_method"].map(lambda name: ABOUT["labels"].get(name, LABELS[name]))
-    return pd.DataFrame(
-        {
-            "data": rows["setting"],
-            "number": rows["metric"].str.replace("_", " "),
-            "method": rows["method"].fillna(method),
-            "paper": rows["paper"].map(number),
-            "ours ± SE (n)": rows.apply(ours, axis=1),
-            "verdict": rows["verdict"],
-            "paper, difference": rows["paper_difference"].map(lambda v: number(v, "+")),
-            "ours, difference [95 %]": rows["difference"].map(lambda v: number(v, "+"))
-            + rows.apply(ends, axis=1, low="low", high="high"),
-            "Holm's interval": rows.apply(ends, axis=1, low="holm_low", high="holm_high"),
-        }
-    )
+    gaps = rows[["paper_difference", "difference"]].map(lambda value: number(value, "+"))
+    return pd.DataFrame({
+        "data": rows["setting"], "number": rows["metric"].str.replace("_", " "),
+        "method": rows["method"].fillna(method), "paper": rows["paper"].map(number),
+        "ours ± SE (n)": rows.apply(ours, axis=1), "verdict": rows["verdict"],
+        "paper, difference": gaps["paper_difference"],
+        "ours, difference [95 %]": gaps["difference"] + rows.apply(ends, axis=1),
+        "Holm's interval": rows.apply(ends, axis=1, kind="holm_"),
+    })  # fmt: skip

@@ -37,12 +37,11 @@ def recipe(config: Mapping[str, Any], device: str | torch.device) -> dict[str, A
             `computes_bf16`.
     """
     make = {"backbone": OPTIMIZERS[config.get("optimizer", "adam")]}
-    return {
-        "optimizer": lambda name, params: make.get(name, adam)(params, config["lr"][name]),
-        "schedule": config.get("schedule"),
-        "augment": AUGMENTS[config.get("augment", "none")],
-        "bf16": config.get("bf16", False) and computes_bf16(device),
-    }
+    return dict(
+        optimizer=lambda name, params: make.get(name, adam)(params, config["lr"][name]),
+        augment=AUGMENTS[config.get("augment", "none")], schedule=config.get("schedule"),
+        bf16=config.get("bf16", False) and computes_bf16(device),
+    )  # fmt: skip
 
 
 def computes_bf16(device: str | torch.device) -> bool:

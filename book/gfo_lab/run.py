@@ -170,12 +170,9 @@ def plan(
     if wrong := [s for s in seeds if s < 0]:
         raise ValueError(f"seed {wrong[0]}: seeds are whole numbers from 0 on")
     out = Path(out or records.RESULTS).resolve()
-    grid = [
-        dict(experiment=experiment, dataset=dataset, method=m, seed=s, profile=profile, config=c)
-        for s in seeds
-        for m in methods
-        for c in task.configs(dataset, m, profile)
-    ]
+    what = dict(experiment=experiment, dataset=dataset, profile=profile)
+    each = ((s, m, c) for s in seeds for m in methods for c in task.configs(dataset, m, profile))
+    grid = [what | dict(method=m, seed=s, config=c) for s, m, c in each]
     missing = without_record(grid, out)
     try:
         known = records.read(experiment, dataset=dataset, profile=profile)

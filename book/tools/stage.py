@@ -87,6 +87,9 @@ def dress(notebook, stem: str, before: int = 0):
                 "image": {"alt": figure["alt"]},
             }
         fold.fold(cell, numbered if fold.drawn(cell) else None)
+    left = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    if not any(fold.WIDGET_VIEW in output.get("data", {}) for output in left):
+        notebook.metadata.pop("widgets", None)  # or the page would load 3.7 MB of their scripts
     return notebook
 
 

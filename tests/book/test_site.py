@@ -4,6 +4,7 @@ import inspect
 import json
 import shutil
 import sys
+from copy import deepcopy
 
 import nbformat
 import pytest
@@ -205,8 +206,12 @@ def test_progress_bars_go_and_sliders_stay():
     outputs = [new_output("display_data", {view: {"model_id": key}}) for key in shown]
     notebook = new_notebook(cells=[new_code_cell("fit()", outputs=outputs)])
     notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": state}}
+    bars = deepcopy(notebook)
     left = dress(notebook, "elbo").cells[0].outputs
     assert [output.data[view]["model_id"] for output in left] == ["slider-box"]
+    assert "widgets" in notebook.metadata
+    del bars.cells[0].outputs[1]
+    assert "widgets" not in dress(bars, "elbo").metadata  # such a page loads no widget scripts
 
 
 @pytest.mark.parametrize(("url", "buttons"), [("", False), ("https://example.org/o/r", True)])

@@ -79,18 +79,16 @@ def shifts(net: gfo.Attached | gfo.Ensemble, splits: gfo.data.Splits, samples: i
     """Scores on clean, rotated and blurred images, and with doubt by angle and by noise."""
     x, y = splits.test
     found: dict[str, Any] = {}
+    doubts = {name: getattr(uncertainty, name) for name in ("entropy", "mutual_information")}
 
     def by_severity(name: str, severities: tuple, change: Callable, count: int = len(y)) -> None:
         rows = []
         for severity in severities:
             images = splits.shifted(x[:count], lambda raw, s=severity: change(raw, s))
             logits = gfo.sample_logits(net, images, samples)  # (S, B, K)
-            doubt = {
-                "entropy": float(uncertainty.entropy(logits).mean()),
-                "mutual_information": float(uncertainty.mutual_information(logits).mean()),
-            }
+            doubt = {name: float(score(logits).mean()) for name, score in doubts.items()}
             rows.append(evaluate(net.likelihood.probs(logits).mean(0), y[:count]) | doubt)
-        for metric in ("accuracy", "nll", "entropy", "mutual_information"):
+        for metric in ("accuracy", "nll", *doubts):
             found[f"{metric}_by_{name}"] = [row[metric] for row in rows]
 
     for suffix, images in (("", x), ("_rotated", rotated(splits)), ("_blurred", blurred(splits))):

@@ -49,11 +49,9 @@ def run(job: Job) -> dict[str, Any]:
     if job.method == "majority":  # once is enough
         made = tuning.study(job.dataset, job.root, tuple(sorted(job.config["cohort"].items())))
         found["counts"] = made.counts.to_dict("records")
-        found["cohort"] = {
-            "stays": len(made.stays), "deaths": int(made.stays["died"].sum()),
-            "patients": made.stays["patient"].nunique(),
-            "hospitals": made.stays["hospital"].nunique(), "drugs": len(made.tokens),
-        }  # fmt: skip
+        found["cohort"] = {f"{k}s": made.stays[k].nunique() for k in ("patient", "hospital")}
+        found["cohort"] |= {"stays": len(made.stays), "drugs": len(made.tokens)}
+        found["cohort"]["deaths"] = int(made.stays["died"].sum())
     return found
 
 

@@ -43,9 +43,8 @@ class Job(NamedTuple):
         """Keywords of `fit`: the config's budget and rates, or those that are given, and where it
         runs."""
         budget = {key: self.config[key] for key in ("epochs", "batch", "lr")} | own
-        return budget | dict(
-            seed=seed, device=self.device, checkpoint=checkpoint, progress=self.progress
-        )
+        here = dict(device=self.device, checkpoint=checkpoint, progress=self.progress)
+        return budget | here | {"seed": seed}
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,8 @@ def chosen(method: str, dataset: str, profile: str, out: Path | None = None) -> 
     `on_record`."""
     searched = SAME_AS.get(method, method)
     tried = configs(dataset, searched, "tune")
-    best = best_point(
-        method, space(searched), on_record(tried, *TUNED, dataset, searched, "tune", out)
-    )
-    return configuration(method, best, profile)
+    nll = on_record(tried, *TUNED, dataset, searched, "tune", out)
+    return configuration(method, best_point(method, space(searched), nll), profile)
 
 
 def on_record(configs: list[dict], metric: str, experiment: str, *which: Any) -> list[float]:

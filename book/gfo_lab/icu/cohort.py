@@ -188,9 +188,8 @@ def read_infusions(where: Path, rules: Rules, funnel: Funnel, stays: pd.DataFram
         funnel.read(part, "infusiondrug", "rows read")
         outside = ~part["infusionoffset"].between(0, 60 * rules.hours, inclusive="left")
         part = funnel.drop(part, "infusiondrug", f"not in 0–{rules.hours} h", "hours", outside)
-        still = (pd.to_numeric(part["drugrate"], errors="coerce") == 0) | (
-            part["drugrate"].str.strip().str.lower() == "off"
-        )
+        off = part["drugrate"].str.strip().str.lower() == "off"
+        still = off | (pd.to_numeric(part["drugrate"], errors="coerce") == 0)
         part = funnel.drop(part, "infusiondrug", "rate 0", "zero_rates",
                            None if rules.zero_rates else still)  # fmt: skip
         word = infused(part["drugname"])

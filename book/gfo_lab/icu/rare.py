@@ -30,10 +30,8 @@ def decisions(prob: np.ndarray, y: np.ndarray, threshold: float = 0.5) -> dict[s
 
 def ranking(prob: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """Areas under the ROC and the precision-recall curve (average precision), in [0, 1]."""
-    return {
-        "auroc": float(metrics.roc_auc_score(y, prob)),
-        "auprc": float(metrics.average_precision_score(y, prob)),
-    }
+    areas = {"auroc": metrics.roc_auc_score, "auprc": metrics.average_precision_score}
+    return {name: float(area(y, prob)) for name, area in areas.items()}
 
 
 def best_threshold(prob: np.ndarray, y: np.ndarray) -> float:

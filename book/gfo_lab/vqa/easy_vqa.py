@@ -68,9 +68,8 @@ def questions(folder: Path) -> pd.DataFrame:
     path = folder / "questions.json"
     if not path.is_file():
         raise FileNotFoundError(f"easy-VQA lacks {path.parent.name}/{path.name}: install it anew")
-    table = pd.DataFrame(
-        json.loads(path.read_text(encoding="utf-8")), columns=["text", "answer", "image"]
-    )
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    table = pd.DataFrame(rows, columns=["text", "answer", "image"])
     kind = table["answer"].map({"yes": "yes/no", "no": "yes/no"} | dict.fromkeys(SHAPES, "shape"))
     return table.assign(kind=kind.fillna("colour"))
 

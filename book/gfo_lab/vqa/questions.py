@@ -72,11 +72,8 @@ class Words:
             numbers = [self.number.get(word, UNKNOWN) for word in words]
             out[row, : len(words)] = torch.tensor(numbers)
         if unknown:
-            warnings.warn(
-                f"{len(unknown)} words of these questions are not in the vocabulary and count as "
-                f"unknown, {unknown[0]!r} first",
-                stacklevel=2,
-            )
+            said = f"{len(unknown)} words of these questions are not in the vocabulary and count"
+            warnings.warn(f"{said} as unknown, {unknown[0]!r} first", stacklevel=2)
         return out
 
 

@@ -57,10 +57,8 @@ def learn(
         for index in train[torch.randperm(len(train), generator=gen)].split(64):
             flip = bool(torch.rand((), generator=gen) < 0.5)
             pooled = net(x[index].flip(3) if flip else x[index]).mean((2, 3))
-            losses = (
-                F.cross_entropy(heads[name](pooled), y[index], ignore_index=-1)
-                for name, y in labels.items()
-            )
+            pairs = ((heads[name](pooled), y[index]) for name, y in labels.items())
+            losses = (F.cross_entropy(*pair, ignore_index=-1) for pair in pairs)
             optimizer.zero_grad()
             sum(losses).backward()
             optimizer.step()
