@@ -22,6 +22,13 @@ def check_net(net: Any) -> None:
         raise ValueError(f"need a net from gfo.attach, got a {type(net).__name__}")
 
 
+def check_functions(**given: Any) -> None:
+    """Raise ValueError unless each argument is None or can be called."""
+    for name, f in given.items():
+        if not (f is None or callable(f)):
+            raise ValueError(f"{name}={f!r} cannot be called: pass a function")
+
+
 def check_x(net: Attached, x: Any) -> Any:
     """Check a batch.
 
@@ -46,6 +53,8 @@ def check_x(net: Attached, x: Any) -> Any:
         what = f"{len(parts)} tensors" if parts else f"a {type(x).__name__} and no tensor"
         raise ValueError(f"x has {what}, the example had {len(shapes)}")
     for part, shape in zip(parts, shapes, strict=True):
+        if part.is_nested or part.layout != torch.strided:
+            raise ValueError("x is sparse or nested: pass x.to_dense(), or pad it")
         if part.dim() != len(shape) + 1:
             raise ValueError(f"x has shape {tuple(part.shape)}, the example had (B, *{shape})")
         if len(part) == 0:

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Callable
 
 import matplotlib as mpl
+import pandas as pd
 from cycler import cycler
 
 from gfo.core.files import declared
@@ -36,7 +37,8 @@ LABELS = Named(
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults for the book; call once at the top of a chapter."""
+    """Set the book's defaults of matplotlib's figures and pandas' tables; call once, at the top."""
+    pd.options.display.precision = 4
     mpl.rc("axes", prop_cycle=cycler(color=PALETTE))
     mpl.rc("axes.spines", top=False, right=False)
     mpl.rc("figure", figsize=(6.4, 3.6), dpi=110)

@@ -19,9 +19,10 @@ class IDGFlowOut(Method):
     earlier masks only; p(z) is fixed; log Z is one number; log R = n·(batch mean of log p(y|x,z)) +
     log p(z).
 
-    The batch mean is an estimate, so the residual has a floor: n²·Var[log p(y_i|x_i,z)]/B nat²,
-    millions for MNIST. It is reported beside the residual ("tb_floor"). The loss is residual²/n;
-    with Adam the factor changes no step.
+    The batch mean is an estimate, so the squared residual has a floor, n²·Var[log p(y_i|x_i,z)] ·
+    (1/B − 1/n) nat², millions for MNIST, 0 where a batch holds all of the data. It is reported
+    beside the squared residual ("tb_floor"). The loss is residual²/n; with Adam the factor changes
+    no step.
 
     Args:
         temperature: Of the training policy q~, as in `GFlowOut`.
@@ -66,6 +67,6 @@ class IDGFlowOut(Method):
         out = batch_pass(source="train")
         log_reward = self.log_reward(out.log_lik, out.log_p, n)
         residual = tb_residual(out.log_z, out.log_q, log_reward)
-        floor = (self.beta * n) ** 2 * out.log_lik.detach().var() / len(out.log_lik)
+        floor = (self.beta * n) ** 2 * out.log_lik.detach().var() * (1 / len(out.log_lik) - 1 / n)
         info = {"tb_residual_sq": residual.detach().square().mean(), "tb_floor": floor}
         return Loss({"nll": -out.log_lik.mean(), "tb": residual.square().mean() / n}, info)

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from gfo.core.attached import Attached
 from gfo.core.batch import pick_device, to_device
-from gfo.core.checks import check_counts, check_net, check_whole
+from gfo.core.checks import check_counts, check_functions, check_net, check_whole
 from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import derive, generator
 from gfo.core.predict import Reduce, answers
@@ -66,8 +66,7 @@ def fit(
         progress: Whether to show a bar per epoch.
         bf16: Autocast to bfloat16.
         compile: torch.compile the loss, masked pass included; anew for a batch of another size.
-        graph: On a GPU, run each step as one CUDA graph, for batches of one size; an odd one runs
-            as ever. An `optimizer` of your own has to be capturable.
+        graph: On a GPU, a CUDA graph per step (odd batches aside); needs a capturable `optimizer`.
         schedule: "one-cycle", or `f(optimizer, steps)` that makes a torch scheduler; None: none.
         augment: `f(x, generator)` changes each training batch, by draws of that step's generator.
         n: Size of the training set; spares a stream that cannot tell it one reading.
@@ -84,6 +83,7 @@ def fit(
     check_net(net)
     check_counts(samples=samples, batch=batch, patience=patience, n=1 if n is None else n)
     epochs, seed = check_whole("epochs", epochs), check_whole("seed", seed)
+    check_functions(optimizer=optimizer, augment=augment, on_epoch=on_epoch)
     check_writable(checkpoint)
     net.to(pick_device(device))
     data, rates = Data(net, train, valid, int(batch), bool(schedule), n), learning_rates(lr)
@@ -93,7 +93,7 @@ def fit(
     net.likelihood.standardise(y for _, y in pairs(data.train))
     kinds = bf16, compile, graph
     run = Run(net, data, moving, augment, epochs, samples, seed, *kinds, progress, on_epoch)
-    with modes(net, backbone):
+    with modes(net, backbone), torch.enable_grad():
         return run.to_end(patience, checkpoint, run.about(rates, backbone, schedule, steps))
 
 

@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from gfo.core.attached import Attached
 from gfo.core.batch import device_of
+from gfo.core.checks import check_functions
 from gfo.core.registry import Registry
 
 Make = Callable[[str, list], Optimizer]  # make(group, parameters)
@@ -71,7 +72,8 @@ def make_schedulers(
     """One scheduler per optimiser; none without a schedule.
 
     Raises:
-        ValueError: For an unknown name.
+        ValueError: For an unknown name, and what cannot be called.
     """
     make = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+    check_functions(schedule=make)
     return {name: make(each, steps) for name, each in optimizers.items()} if make else {}

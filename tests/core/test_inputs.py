@@ -32,6 +32,7 @@ CASES = {
     "nan": (lambda n: gfo.predict(n, bad(float("nan"))), "NaN or inf"),
     "inf": (lambda n: gfo.score(n, bad(float("inf")), Y, ONES), "NaN or inf"),
     "empty": (lambda n: gfo.predict(n, X[:0]), "empty batch"),
+    "sparse": (lambda n: gfo.predict(n, X.to_sparse()), "x is sparse or nested: pass x.to_dense"),
     "label too large": (lambda n: gfo.score(n, X, Y + 1, ONES), "labels run 1…3"),
     "label negative": (lambda n: gfo.sample(n, X, Y - 1), "labels run -1…1"),
     "label int32": (lambda n: gfo.score(n, X, Y.int(), ONES), "use y.long()"),

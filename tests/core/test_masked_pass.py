@@ -229,7 +229,10 @@ def test_id_loss_is_eq_11_and_its_floor():
     log_reward = n * out.log_lik.mean() - 7 * math.log(2)
     residual = n * net.method.log_z.per_example + out.log_q - log_reward
     torch.testing.assert_close(loss.parts["tb"], residual.square().mean() / n)
-    torch.testing.assert_close(loss.info["tb_floor"], n**2 * out.log_lik.detach().var() / 16)
+    # the variance of n times the mean of 16 of n examples
+    want = n**2 * out.log_lik.detach().var() / 16 * (1 - 16 / n)
+    torch.testing.assert_close(loss.info["tb_floor"], want)
+    assert net.method.loss(run, 16).info["tb_floor"] == 0  # the batch is the data set
 
 
 def test_id_gflowout_shares_masks_over_inputs_chunks_and_blocks():

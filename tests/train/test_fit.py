@@ -703,3 +703,22 @@ def test_an_exception_in_on_epoch_loses_no_finished_epoch(at, tmp_path):
     assert heard == [1, 2, 3, 4]  # each once
     assert found["tb"].tolist() == want["tb"].tolist()
     assert torch.equal(weights(resumed), weights(plain))
+
+
+@pytest.mark.parametrize("name", ["optimizer", "schedule", "augment", "on_epoch"])
+def test_what_is_no_function_is_named_before_any_step(name):
+    net = fresh()
+    before = weights(net)
+    value = 3 if name == "schedule" else "adam"
+    with pytest.raises(ValueError, match=f"{name}={value!r} cannot be called: pass a function"):
+        gfo.fit(net, problem(), **HOW | {name: value})
+    assert torch.equal(weights(net), before)
+
+
+def test_a_caller_without_gradients_gets_the_same_training():
+    first, second = fresh(), fresh()
+    gfo.fit(first, problem(), **HOW)
+    with torch.no_grad():
+        gfo.fit(second, problem(), **HOW)
+        assert not torch.is_grad_enabled()
+    assert torch.equal(weights(first), weights(second))
