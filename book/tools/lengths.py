@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import nbformat
-import yaml
 
 from book.tools import fold, toc
 
@@ -17,15 +16,6 @@ LIMITS = {"Learn": (1600, 120), "Findings": (700, 120)}
 UNITS = ("words", "visible lines of code")
 WORDS = 36_000  # of the book
 HIDDEN = {"hide-input", "hide-cell", "remove-cell", "remove-input", "parameters", "install"}
-
-
-def parts(root: Path = toc.ROOT) -> dict[str, str]:
-    """The part of each page, by the page's name; of the front page "Front"."""
-    told = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    names = {Path(told["root"]).name: "Front"}
-    for part in told["parts"]:
-        names |= {Path(entry["file"]).name: part["caption"] for entry in part["chapters"]}
-    return names
 
 
 def length(page: Path) -> tuple[int, int]:
@@ -56,11 +46,10 @@ def words(text: str) -> int:
 def table(root: Path = toc.ROOT) -> dict[str, tuple[str, int, int]]:
     """Part, words and visible lines of each written page, by its name, in reading order."""
     found = {}
-    for name, part in parts(root).items():
-        for suffix in (".ipynb", ".md"):
-            page = root / "book" / f"{name}{suffix}"
+    for name, part in toc.parts(root).items():
+        for page in (root / f"{name}.ipynb", root / f"{name}.md"):
             if page.exists():
-                found[name] = (part, *length(page))
+                found[page.stem] = (part, *length(page))
     return found
 
 

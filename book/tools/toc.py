@@ -8,11 +8,16 @@ ROOT = Path(__file__).parents[2]
 WRITTEN = {"data_dictionary", "status"}  # pages that the build itself writes, see stage.py
 
 
-def pages(root: Path = ROOT) -> list[str]:
-    """The pages in reading order, without suffix: `book/start_here`, …"""
+def parts(root: Path = ROOT) -> dict[str, str]:
+    """The part of each page, `book/start_here`, …, in reading order; of the front page "Front"."""
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    chapters = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
-    return [toc["root"], *chapters]
+    inside = {e["file"]: part.get("caption", "") for part in toc["parts"] for e in part["chapters"]}
+    return {toc["root"]: "Front", **inside}
+
+
+def pages(root: Path = ROOT) -> list[str]:
+    """The pages in reading order, without suffix."""
+    return list(parts(root))
 
 
 def chapters(root: Path = ROOT) -> list[Path]:

@@ -4,16 +4,15 @@ r"""The table of symbols is kept: each occurs where it says, and what it rules o
 """
 
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
 
-from book.tools import lengths, toc
+from book.tools import toc
 
 PAGE = (toc.ROOT / "book/symbols.md").read_text(encoding="utf-8")
-LEARN = [name for name, part in lengths.parts().items() if part == "Learn"]
-# Chapters that another hand is bringing to this table; empty it as they come.
-UNREVISED: set[str] = set()
+LEARN = [Path(page).name for page, part in toc.parts().items() if part == "Learn"]
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 MATHS = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
 # One token each, so that P_B holds no B, \mathcal{D} no D and TB no T.
@@ -60,17 +59,12 @@ IN = {name: formulas(name) for name in LEARN}
 @pytest.mark.parametrize(("symbol", "where"), [(row[0], row[-1]) for row in SYMBOLS])
 def test_a_symbol_is_first_used_where_the_table_says(symbol, where):
     first = re.search(r"\((\w+)\.ipynb\)", where)[1]
-    if not UNREVISED & set(LEARN[: LEARN.index(first) + 1]):
-        assert next((name for name in LEARN if holds(IN[name], symbol)), None) == first
-    else:  # where it is first used is not settled yet
-        assert any(holds(found, symbol) for found in IN.values())
+    assert next((name for name in LEARN if holds(IN[name], symbol)), None) == first
 
 
 @pytest.mark.parametrize("name", LEARN)
 def test_what_is_ruled_out_is_in_no_chapter_of_learn(name):
     found = [symbol for symbol, *_ in RULED_OUT if holds(IN[name], symbol)]
-    if name in UNREVISED and found:
-        pytest.xfail(f"not revised yet: {found}")
     assert found == []
 
 
