@@ -11,9 +11,9 @@ from gfo.core.batch import device_of, rows, to_device
 from gfo.core.bernoulli import Bernoulli
 from gfo.core.checks import check_batch, check_counts, check_finite
 from gfo.core.masked_pass import Pass, noise_for, without_gradient
-from gfo.core.noise import generator
+from gfo.core.noise import derive, generator
 from gfo.core.objectives import fixed_at, kl_bernoulli
-from gfo.core.predict import sample_logits
+from gfo.core.predict import sample, sample_logits
 from gfo.core.predictive import Predictive
 from gfo.evaluate.stats import pearson
 
@@ -178,30 +178,32 @@ def permutation_p(a: Tensor, b: Tensor, permutations: int, seed: int) -> Tensor:
     return count / (permutations + 1)
 
 
-def distances(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed: int = 0) -> dict:
+def distances(net: Attached, x: Any, labels: Tensor, *, samples: int = 20, seed: int = 0) -> dict:
     """Manhattan distance between the mean masks of pairs of inputs, in mask bits.
 
     Args:
         net: The network.
         x: A batch.
-        y: Its labels.
+        labels: A class for each input, (B,), whether or not the network predicts it.
         samples: Test-time masks per mean.
         seed: Of the masks.
 
     Returns:
         Means over pairs of one class ("within") and of two ("between"), and under "chance" what
         masks with one keep-probability per bit for all inputs would show by sampling.
+
+    Raises:
+        ValueError: On bad x, for labels of another shape, and where the network answers NaN.
     """
-    if y.dim() != 1 or y.is_floating_point():
-        raise ValueError(f"distances compares labels (B,), y is {tuple(y.shape)} of {y.dtype}")
-    masks = by_site(passes(net, x, y, "test", samples, seed), "masks", len(y))
-    mean = torch.cat([z.mean(0).flatten(1) for z in masks], 1).cpu()  # (B, M)
-    same = (y[:, None] == y).cpu()
-    apart = ~torch.eye(len(y), dtype=torch.bool)
-    found = {}
-    draws = torch.rand(samples, *mean.shape, generator=generator(seed, "chance"))
-    shuffled = mean if net.method.shared else (draws < mean.mean(0)).float().mean(0)
-    for name, m in (("", mean), ("chance_", shuffled)):
+    if labels.shape != (rows(x),) or labels.is_floating_point():
+        got = f"{tuple(labels.shape)} of {labels.dtype}"
+        raise ValueError(f"distances compares labels, ({rows(x)},) of integers, not {got}")
+    draws = (sample(net, x, seed=derive(seed, "masks", k)) for k in range(samples))
+    mean = sum(torch.cat([z.flatten(1) for z in masks], 1).cpu() for masks in draws) / samples
+    labels, apart = labels.cpu(), ~torch.eye(len(labels), dtype=torch.bool)
+    same, found = labels[:, None] == labels, {}
+    chance = torch.rand(samples, *mean.shape, generator=generator(seed, "chance")) < mean.mean(0)
+    for name, m in (("", mean), ("chance_", mean if net.method.shared else chance.float().mean(0))):
         distance = torch.cdist(m, m, p=1)
         found[f"distance_{name}within"] = float(distance[same & apart].mean())
         found[f"distance_{name}between"] = float(distance[~same].mean())

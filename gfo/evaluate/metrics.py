@@ -20,10 +20,9 @@ def ece(probs: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
         y: (B,).
         bins: How many.
     """
-    confidence, hit = probs.max(1), probs.argmax(1) == y
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gap = np.bincount(which, hit - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(y))
+    found = reliability(torch.from_numpy(probs), torch.from_numpy(y), bins)
+    confidence, accuracy, share = (np.array(found[k]) for k in found)
+    return float(share @ np.abs(accuracy - confidence))
 
 
 def reliability(probs: Tensor, y: Tensor, bins: int = 15) -> dict[str, list[float]]:

@@ -149,3 +149,28 @@ def test_passes_count_what_a_step_runs_and_leave_no_trace(method, own, passes):
 def test_a_method_without_cells_is_named():
     with pytest.raises(ValueError, match="mc-improved has no cell of drift: gflowout"):
         halves.configs("drift", "mnist-halves", "mc-improved", "quick")
+
+
+def test_the_classes_of_half_digits_are_those_of_the_digits_they_were_cut_from():
+    """`looked_at` pairs the two by their place in the test part."""
+    for seed in (0, 3):
+        halved, whole = (
+            gfo.data.load(name, seed=seed, **own).test
+            for name, own in (("digits-halves", {}), ("digits", {"size": 8}))
+        )
+        job = Job("digits-halves", "gflowout", seed, {})
+        labels = job._replace(dataset="digits").splits().test[1]
+        assert torch.equal(labels, whole[1])
+        ink = (whole[0] - whole[0].min() > (whole[0].max() - whole[0].min()) * 0.499).flatten(1)
+        assert torch.equal(ink.float(), torch.cat(halved, 1))
+
+
+def test_diversity_measures_what_its_helpers_do(small, tmp_path):
+    (record, other) = (
+        run("diversity", dataset="digits-halves", profile="quick", seeds=[0], out=tmp_path,
+            scratch=tmp_path / "s", progress=False)
+        .to_dict("records")
+    )  # fmt: skip
+    assert "nll" not in record and record["correlation_masks"] == 256
+    assert {"distance_within", "distance_chance_between"} <= set(other)
+    assert record["passes"] == 4 and other["passes"] == 1

@@ -15,6 +15,7 @@ import gfo
 from gfo.core.rates import LEARNING_RATES
 from gfo.core.registry import Registry
 from gfo.evaluate.marginal import importance_log_predictive, log_predictive_curve
+from gfo.evaluate.masks import correlations, distances
 from gfo.train.fit import predictive_nll
 from gfo_lab import declared, records
 from gfo_lab.experiments import search
@@ -39,8 +40,6 @@ def grid(cells: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def configuration(dataset: str, method: str, profile: str, cell: dict[str, Any]) -> dict[str, Any]:
     """The full config of one cell of a method."""
     setup, known = dict(SETUPS[profile]), ABOUT["base"].get(method, {})
-    if not dataset.endswith("halves"):
-        known = known | ABOUT["labels"].get(method, {})
     own = known | cell
     rates = {group: own.pop(name) for group, name in search.GROUPS.items() if name in own}
     if not dataset.startswith("mnist"):  # of the others there are few
@@ -63,12 +62,12 @@ def named(experiment: str, dataset: str, method: str, profile: str) -> dict[str,
 
 def configs(experiment: str, dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
     """Those of its cells that no earlier experiment runs; `read` finds all of them."""
+    # the inverse problem has one experiment, which runs what others would
+    earlier = [] if dataset == "inverse" else list(CELLS)[: list(CELLS).index(experiment)]
+    cells = [named(e, dataset, method, profile) for e in earlier if method in CELLS[e]]
+    done = [config for each in cells for config in each.values()]
     found = named(experiment, dataset, method, profile).values()
-    if dataset == "inverse":  # no other experiment runs on it
-        return list(found)
-    earlier = list(CELLS)[: list(CELLS).index(experiment)]
-    done = [named(e, dataset, method, profile) for e in earlier if method in CELLS[e]]
-    return [c for c in found if not any(c in cells.values() for cells in done)]
+    return [config for config in found if config not in done]
 
 
 def read(experiment: str, dataset: str, profile: str, out: Path | None = None) -> pd.DataFrame:
@@ -100,15 +99,25 @@ def run(job: Job) -> dict[str, Any]:
     }  # fmt: skip
     x, y = (part[: config["batch"]] for part in splits.train)
     found |= {"passes": passes(net, x, y), "step_ms": step_ms(net, x, y)}
+    if "look" in config:
+        return found | looked_at(net, *(t[: config["look"]] for t in splits.test), job)
     return found | (tested(net, *(t[:count] for t in splits.test), config) if count else {})
+
+
+def looked_at(net: gfo.Attached, x: Tensor, y: Tensor, job: Job) -> dict[str, Any]:
+    """What the masks say of half digits: the paper's A.2 by 256 masks of q per image, and Figure 6
+    by the digits' classes, which no network has seen."""
+    whole = job._replace(dataset=job.dataset.removesuffix("-halves")).splits()
+    apart = distances(net, x, whole.test[1][: len(y)], seed=job.seed)
+    return apart | correlations(net, x, y, masks=256, seed=job.seed)
 
 
 def tested(net: gfo.Attached, x: Tensor, y: Tensor, config: dict[str, Any]) -> dict[str, Any]:
     """Nats per test image, by masks of p and, where q reads y, by masks of q."""
     curve = -log_predictive_curve(net, x, y, config["counts"])  # (S, n)
     mean = curve.mean(1).tolist()
-    found = {"nll": mean[-1], "nll_sd": float(curve[-1].std()), "nll_curve": mean}
-    found |= {"nll_20": mean[config["counts"].index(20)]}
+    found = {"nll": mean[-1], "nll_20": mean[config["counts"].index(20)], "nll_curve": mean}
+    found |= {"nll_sd": float(curve[-1].std())}
     if net.method.q is not None and net.method.reads_label:
         weighed = importance_log_predictive(net, x, y, config["proposals"])
         found |= {"nll_is": -float(weighed.log_prob.mean()), "ess": float(weighed.ess.mean())}
