@@ -15,7 +15,7 @@ import gfo
 from gfo.core.rates import LEARNING_RATES
 from gfo.core.registry import Registry
 from gfo.evaluate.marginal import importance_log_predictive, log_predictive_curve
-from gfo.evaluate.masks import correlations, distances
+from gfo.evaluate.masks import correlations, distances, policy_divergences
 from gfo.train.fit import predictive_nll
 from gfo_lab import declared, records
 from gfo_lab.experiments import search
@@ -113,11 +113,12 @@ def looked_at(net: gfo.Attached, x: Tensor, y: Tensor, job: Job) -> dict[str, An
 
 
 def tested(net: gfo.Attached, x: Tensor, y: Tensor, config: dict[str, Any]) -> dict[str, Any]:
-    """Nats per test image, by masks of p and, where q reads y, by masks of q."""
+    """Nats per test image, by masks of p and, where q reads y, by masks of q; and per site the nats
+    by which the masks of 500 of them have moved."""
     curve = -log_predictive_curve(net, x, y, config["counts"])  # (S, n)
     mean = curve.mean(1).tolist()
     found = {"nll": mean[-1], "nll_20": mean[config["counts"].index(20)], "nll_curve": mean}
-    found |= {"nll_sd": float(curve[-1].std())}
+    found |= {"nll_sd": float(curve[-1].std())} | policy_divergences(net, x[:500], y[:500])
     if net.method.q is not None and net.method.reads_label:
         weighed = importance_log_predictive(net, x, y, config["proposals"])
         found |= {"nll_is": -float(weighed.log_prob.mean()), "ess": float(weighed.ess.mean())}
