@@ -90,6 +90,19 @@ def test_what_is_too_wide_is_found(browser, size, planted):
     assert len(overflow(browser, size)) >= 1
 
 
+def test_a_dark_page_is_printed_on_light_paper(browser):
+    path = HTML / "book/bibliography.html"
+    if not path.exists():
+        pytest.skip("the page is not built: run `make book`")
+    browser.resize(1280, "screen", "dark")
+    browser.open(path.as_uri())
+    seen = []
+    for width, media in ((1280, "screen"), (718, "print"), (1280, "screen")):
+        browser.resize(width, media, "dark")
+        seen.append(browser.run("document.documentElement.dataset.theme"))
+    assert seen == ["dark", "light", "dark"]
+
+
 @pytest.mark.skipif(
     not AXE.exists(), reason="no axe-core: npm install --prefix _build/axe axe-core@4.14"
 )
