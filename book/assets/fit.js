@@ -80,6 +80,18 @@
     }
   }
 
+  // Paper is light: on it the dark theme would be pale letters on nothing.
+  const paper = matchMedia("print");
+  paper.addEventListener("change", () => {
+    const {dataset} = document.documentElement;
+    if (paper.matches && dataset.theme === "dark") {
+      Object.assign(dataset, {theme: "light", onScreen: "dark"});
+    } else if (!paper.matches && dataset.onScreen) {
+      dataset.theme = dataset.onScreen;
+      delete dataset.onScreen;
+    }
+  });
+
   document.addEventListener("DOMContentLoaded", () => {
     const article = document.querySelector("article");
     article.querySelectorAll("table").forEach(prepare);

@@ -20,6 +20,8 @@ from book.tools.digits import sensible
 
 CITATION = re.compile(r"\[([^\]]+)\]\(bibliography\.md#([\w-]+)\)")
 PICTURE = re.compile(r"^!\[([^\]]+)\]\((assets/[\w-]+\.svg)\)$", re.MULTILINE)
+# What the text of a figure says of light and dark holds for the figure as it was drawn.
+LIGHTNESS = re.compile(r"\b(?:white|black|dark\w*|bright\w*|pale\w*|heat maps?)\b", re.IGNORECASE)
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 
@@ -84,15 +86,22 @@ def dress(notebook, stem: str, before: int = 0):
         numbered += fold.drawn(cell)
         if figure := cell.metadata.get("figure"):
             figures += 1
+            image = {"alt": figure["alt"]} | ({"classes": "as-drawn"} if is_picture(cell) else {})
             cell.metadata["mystnb"] = {
                 "figure": {"caption": figure["caption"], "name": f"fig-{stem}-{figures}"},
-                "image": {"alt": figure["alt"]},
+                "image": image,
             }
         fold.fold(cell, numbered if fold.drawn(cell) else None)
     left = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     if not any(fold.WIDGET_VIEW in output.get("data", {}) for output in left):
         notebook.metadata.pop("widgets", None)  # or the page would load 3.7 MB of their scripts
     return notebook
+
+
+def is_picture(cell) -> bool:
+    """Whether light and dark mean something in a figure, which the dark theme may not swap."""
+    said = " ".join(cell.metadata["figure"].values())
+    return "imshow(" in cell.source or bool(LIGHTNESS.search(said))
 
 
 def is_progress_bar(output, widgets: dict) -> bool:

@@ -29,6 +29,12 @@ SERIOUS = """axe.run({exclude: %s}, {resultTypes: ["violations"]}).then(all => a
   // docutils' list of citations holds no items by name
   .filter(rule => rule.id !== "aria-required-children" || !document.querySelector(".citation-list"))
   .map(rule => rule.id + ": " + rule.nodes.map(node => node.target.join(" ")).slice(0, 3)))"""
+# What is folded counts too, and axe must not look while a colour is still on its way.
+UNFOLD = """document.querySelectorAll("details").forEach(one => { one.open = true; });
+  document.head.insertAdjacentHTML("beforeend",
+    "<style>*, *::before, *::after { transition: none !important; animation: none !important; }"
+    + "</style>");
+  new Promise(done => setTimeout(done, 100))"""
 
 pytestmark = [
     pytest.mark.browser,
@@ -90,14 +96,29 @@ def test_what_is_too_wide_is_found(browser, size, planted):
     assert len(overflow(browser, size)) >= 1
 
 
+def test_a_dark_page_is_printed_on_light_paper(browser):
+    path = HTML / "book/bibliography.html"
+    if not path.exists():
+        pytest.skip("the page is not built: run `make book`")
+    browser.resize(1280, "screen", "dark")
+    browser.open(path.as_uri())
+    seen = []
+    for width, media in ((1280, "screen"), (718, "print"), (1280, "screen")):
+        browser.resize(width, media, "dark")
+        seen.append(browser.run("document.documentElement.dataset.theme"))
+    assert seen == ["dark", "light", "dark"]
+
+
 @pytest.mark.skipif(
     not AXE.exists(), reason="no axe-core: npm install --prefix _build/axe axe-core@4.14"
 )
 @pytest.mark.slow
-def test_page_is_accessible(browser, path):
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_is_accessible(browser, path, scheme):
     """No serious violation by axe-core's rules, but for those of the theme and of MathJax."""
-    browser.resize(*SIZES["screen"])
+    browser.resize(*SIZES["screen"], scheme)
     browser.open(path.as_uri())
+    browser.run(UNFOLD)
     browser.run(AXE.read_text(encoding="utf-8"))
     found = browser.run(SERIOUS % EXEMPT)
     assert found == []

@@ -122,6 +122,22 @@ def test_figures_get_caption_name_and_alt():
     assert second.metadata["mystnb"]["figure"]["name"] == "fig-elbo-2"
 
 
+@pytest.mark.parametrize(
+    ("source", "caption", "kept"),
+    [
+        ("plot()", "Bars in grey.", False),
+        ("ax.imshow(x)", "Digits.", True),
+        ("heat(x)", "The brighter, the likelier.", True),
+        ("plot()", "Black: the posterior.", True),
+    ],
+)
+def test_the_dark_theme_swaps_light_and_dark_only_where_they_mean_nothing(source, caption, kept):
+    cell = figure_cell(figure={"caption": caption, "alt": "A line."})
+    cell.source = source
+    image = dress(new_notebook(cells=[cell]), "elbo").cells[0].metadata["mystnb"]["image"]
+    assert image.get("classes") == ("as-drawn" if kept else None)
+
+
 def test_parameters_are_folded_and_citations_linked():
     cells = [
         new_code_cell("profile = 'quick'", metadata={"tags": ["parameters"]}),
