@@ -178,29 +178,6 @@ def in_markdown(text: str) -> str:
     return re.sub(r"[\\`*_\[\]<>|#&$~]", r"\\\g<0>", " ".join(text.split()))
 
 
-def readable(rows: pd.DataFrame) -> pd.DataFrame:
-    """`entries` as a table for a page: numbers with ± standard error and n, differences to the
-    reference row with their interval, and the wider one that the verdict reads."""
-    digits = 2 if rows["paper"].max() > 1 else 3
-
-    def number(value: float, sign: str = "") -> str:
-        return "—" if pd.isna(value) else f"{value:{sign}.{digits}f}"
-
-    def ours(row) -> str:
-        spread = "" if pd.isna(row["se"]) else f" ± {number(row['se'])}"
-        return f"{number(row['ours'])}{spread} ({row['n']})" if row["n"] else "—"
-
-    def ends(row, kind: str = "") -> str:
-        both = f" [{number(row[f'{kind}low'], '+')}, {number(row[f'{kind}high'], '+')}]"
-        return both if np.isfinite(row[f"{kind}low"]) else ""
-
-    method = rows["ours_method"].map(lambda name: ABOUT["labels"].get(name, LABELS[name]))
-    gaps = rows[["paper_difference", "difference"]].map(lambda value: number(value, "+"))
-    return pd.DataFrame({
-        "data": rows["setting"], "number": rows["metric"].str.replace("_", " "),
-        "method": rows["method"].fillna(method), "paper": rows["paper"].map(number),
-        "ours ± SE (n)": rows.apply(ours, axis=1), "verdict": rows["verdict"],
-        "paper, difference": gaps["paper_difference"],
-        "ours, difference [95 %]": gaps["difference"] + rows.apply(ends, axis=1),
-        "Holm's interval": rows.apply(ends, axis=1, kind="holm_"),
-    })  # fmt: skip
+def label(name: str) -> str:
+    """What a page calls one of our methods, or one of its rows where it has several."""
+    return ABOUT["labels"].get(name, LABELS[name])

@@ -204,15 +204,6 @@ def summary(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     return pd.DataFrame(columns).reset_index()
 
 
-def told(frame: pd.DataFrame, heads: dict[str, str]) -> pd.DataFrame:
-    """`summary` to be read: one row per method, n, and each metric as "mean ± standard error" under
-    the heading that `heads` has for it."""
-    table = summary(frame, list(heads)).set_index("method")
-    pairs = {head: table[[metric, f"{metric}_se"]].to_numpy() for metric, head in heads.items()}
-    text = {head: [f"{m:.4f} ± {s:.4f}" for m, s in rows] for head, rows in pairs.items()}
-    return pd.DataFrame({"n": table["n"]} | text, index=table.index.rename(None))
-
-
 def device_name(device: torch.device) -> str:
     """The name of the processor that did the work."""
     if torch.device(device).type == "cuda":

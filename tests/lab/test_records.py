@@ -42,8 +42,6 @@ def test_tables_average_seeds_and_refuse_to_mix_configurations(tmp_path):
     table = records.summary(records.read("e", tmp_path, profile="full"), ["accuracy"])
     assert table["n"].item() == 3 and table["accuracy"].item() == pytest.approx(0.6)
     assert table["accuracy_se"].item() == pytest.approx(0.1 / 3**0.5)
-    said = records.told(records.read("e", tmp_path, profile="full"), {"accuracy": "clean"})
-    assert said.loc["m"].to_dict() == {"n": 3, "clean": "0.6000 ± 0.0577"}
     put(tmp_path, 0, {"a": 2})
     with pytest.raises(ValueError, match="m on d .* has 2 configurations"):
         records.summary(records.read("e", tmp_path), ["accuracy"])
