@@ -81,16 +81,20 @@
   }
 
   // Paper is light: on it the dark theme would be pale letters on nothing.
-  const paper = matchMedia("print");
-  paper.addEventListener("change", () => {
+  function goesToPaper(goes) {
     const {dataset} = document.documentElement;
-    if (paper.matches && dataset.theme === "dark") {
+    if (goes && dataset.theme === "dark") {
       Object.assign(dataset, {theme: "light", onScreen: "dark"});
-    } else if (!paper.matches && dataset.onScreen) {
+    } else if (!goes && dataset.onScreen) {
       dataset.theme = dataset.onScreen;
       delete dataset.onScreen;
     }
-  });
+  }
+
+  // Not every browser tells of both.
+  matchMedia("print").addEventListener("change", medium => goesToPaper(medium.matches));
+  addEventListener("beforeprint", () => goesToPaper(true));
+  addEventListener("afterprint", () => goesToPaper(false));
 
   document.addEventListener("DOMContentLoaded", () => {
     const article = document.querySelector("article");
