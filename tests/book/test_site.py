@@ -237,6 +237,12 @@ def test_progress_bars_go_and_sliders_stay():
     assert "widgets" not in dress(bars, "elbo").metadata  # such a page loads no widget scripts
 
 
+def test_no_chapter_needs_the_scripts_of_widgets():
+    """3.7 MB a page; what moves on a page is `gfo_lab.live`."""
+    for path in toc.chapters():
+        assert "import ipywidgets" not in path.read_text(encoding="utf-8"), path.stem
+
+
 @pytest.mark.parametrize(("url", "buttons"), [("", False), ("https://example.org/o/r", True)])
 def test_one_address_brings_the_colab_buttons(url, buttons):
     settings = yaml.safe_load((toc.ROOT / "_config.yml").read_text())
