@@ -198,8 +198,8 @@ def distances(net: Attached, x: Any, labels: Tensor, *, samples: int = 20, seed:
     if labels.shape != (rows(x),) or labels.is_floating_point():
         got = f"{tuple(labels.shape)} of {labels.dtype}"
         raise ValueError(f"distances compares labels, ({rows(x)},) of integers, not {got}")
-    draws = (sample(net, x, seed=derive(seed, "masks", k)) for k in range(samples))
-    mean = sum(torch.cat([z.flatten(1) for z in masks], 1).cpu() for masks in draws) / samples
+    draws = [sample(net, x, seed=derive(seed, "masks", k)) for k in range(samples)]
+    mean = torch.cat([torch.stack(z).mean(0).flatten(1) for z in zip(*draws, strict=True)], 1).cpu()
     labels, apart = labels.cpu(), ~torch.eye(len(labels), dtype=torch.bool)
     same, found = labels[:, None] == labels, {}
     chance = torch.rand(samples, *mean.shape, generator=generator(seed, "chance")) < mean.mean(0)
