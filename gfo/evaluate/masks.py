@@ -193,8 +193,10 @@ def distances(net: Attached, x: Any, labels: Tensor, *, samples: int = 20, seed:
         masks with one keep-probability per bit for all inputs would show by sampling.
 
     Raises:
-        ValueError: On bad x, for labels of another shape, and where the network answers NaN.
+        ValueError: On bad x, samples < 1, labels of another shape, and where the network answers
+            NaN.
     """
+    check_counts(samples=samples)
     if labels.shape != (rows(x),) or labels.is_floating_point():
         got = f"{tuple(labels.shape)} of {labels.dtype}"
         raise ValueError(f"distances compares labels, ({rows(x)},) of integers, not {got}")

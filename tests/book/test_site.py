@@ -241,6 +241,8 @@ def test_no_chapter_needs_the_scripts_of_widgets():
     """3.7 MB a page; what moves on a page is `gfo_lab.live`."""
     for path in toc.chapters():
         assert "import ipywidgets" not in path.read_text(encoding="utf-8"), path.stem
+        code = (c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code")
+        assert not any("from ipywidgets" in source for source in code), path.stem
 
 
 @pytest.mark.parametrize(("url", "buttons"), [("", False), ("https://example.org/o/r", True)])

@@ -149,6 +149,11 @@ def test_distances_of_known_masks(monkeypatch):
     assert found["distance_between"] == (3 + 2 + 2 + 1) / 4
 
 
+def test_distances_of_no_masks_are_refused():
+    with pytest.raises(ValueError, match="samples"):
+        distances(*attached("gflowout"), samples=0)
+
+
 def test_a_shared_mask_has_no_distance():
     found = distances(*attached("id-gflowout"))
     assert set(found.values()) == {0.0}
