@@ -1,6 +1,7 @@
 """Fold away what a reader need not see at first, and say on each fold what it folds."""
 
 import ast
+import re
 
 from nbformat import NotebookNode
 
@@ -8,6 +9,7 @@ from book.tools.downloads import statements
 
 SET_UP = "Set-up: parameters and imports"
 SHOWN = {"display_data", "execute_result"}  # outputs that become a figure or a table
+HEADING = re.compile(r"^#+ ", re.MULTILINE)
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -42,35 +44,43 @@ def imports_only(cell: NotebookNode) -> bool:
     return starts and not cell.outputs and "figure" not in cell.metadata
 
 
-def fold(cell: NotebookNode, figure: int | None) -> None:
+def fold(cell: NotebookNode, figure: int | None, behind: int | None = None) -> None:
     """Fold a cell of checks, and write on a folded cell what it holds.
 
     Args:
         cell: a code cell, executed.
         figure: the number under the figure that it draws, if it draws one.
+        behind: the number under the next figure of its section, which it prepares, if there is one.
     """
     folded = only_checks(cell) or {"parameters", "install"} & set(tags(cell))
     if folded and "hide-input" not in tags(cell):
         cell.metadata["tags"] = [*tags(cell), "hide-input"]
     if "hide-input" in tags(cell):
-        prompt = label(cell, figure)
+        prompt = label(cell, figure, behind)
         options = cell.metadata.setdefault("mystnb", {})
         options |= {"code_prompt_show": prompt, "code_prompt_hide": prompt}
 
 
-def label(cell: NotebookNode, figure: int | None) -> str:
+def leads_to_figure(cells: list[NotebookNode]) -> bool:
+    """Whether a figure is drawn in some cells before the next section begins."""
+    for cell in cells:
+        if cell.cell_type == "markdown" and HEADING.search(cell.source):
+            return False
+        if cell.cell_type == "code" and drawn(cell):
+            return True
+    return False
+
+
+def label(cell: NotebookNode, figure: int | None, behind: int | None = None) -> str:
     """What a folded cell holds, in a few words."""
     body = statements(cell.source)
     if "parameters" in tags(cell):
         return SET_UP
     if figure:
         return f"Code of Figure {figure}"
-    plain, guarded = count_checks(body)
-    if (plain or guarded) and not shown(cell) and 3 * (plain + guarded) >= size(body):
-        held = [f"{plain} {'holds' if plain == 1 else 'hold'}"] if plain else []
-        if guarded:  # whether these ran depends on the profile and the records that there are
-            held.append(f"{guarded}{' more' if plain else ''} where they apply")
-        return "Checks of this section: " + ", ".join(held)
+    checks = sum(count_checks(body))
+    if checks and not shown(cell) and 3 * checks >= size(body):
+        return told(body)
     data = [output.data for output in shown(cell)]
     if any(WIDGET_VIEW in one for one in data):
         return "Code of the sliders below"
@@ -81,7 +91,20 @@ def label(cell: NotebookNode, figure: int | None) -> str:
     names = [n.name for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
     if names and not cell.outputs:
         return "Code of " + ", ".join(names)
-    return "Code of the lines below" if cell.outputs else "Code of the next step"
+    if cell.outputs:
+        return "Code of the lines below"
+    if behind:
+        return f"Code behind Figure {behind}"
+    return told(body) if checks else "Code of the next step"
+
+
+def told(body: list[ast.stmt]) -> str:
+    """How many checks some statements make."""
+    plain, guarded = count_checks(body)
+    held = [f"{plain} {'holds' if plain == 1 else 'hold'}"] if plain else []
+    if guarded:  # whether these ran depends on the profile and the records that there are
+        held.append(f"{guarded}{' more' if plain else ''} where they apply")
+    return "Checks of this section: " + ", ".join(held)
 
 
 def only_checks(cell: NotebookNode) -> bool:

@@ -74,7 +74,7 @@ def dress(notebook, stem: str, before: int = 0):
     figures, numbered = 0, before
     fold.settle(notebook)
     widgets = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
-    for cell in notebook.cells:
+    for place, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
             cell.source = put_pictures(link_citations(cell.source))
         if cell.cell_type != "code":
@@ -91,7 +91,8 @@ def dress(notebook, stem: str, before: int = 0):
                 "figure": {"caption": figure["caption"], "name": f"fig-{stem}-{figures}"},
                 "image": image,
             }
-        fold.fold(cell, numbered if fold.drawn(cell) else None)
+        leads = fold.leads_to_figure(notebook.cells[place + 1 :])
+        fold.fold(cell, numbered if fold.drawn(cell) else None, numbered + 1 if leads else None)
     left = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     if not any(fold.WIDGET_VIEW in output.get("data", {}) for output in left):
         notebook.metadata.pop("widgets", None)  # or the page would load 3.7 MB of their scripts

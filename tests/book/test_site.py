@@ -190,6 +190,17 @@ def test_a_folded_cell_says_what_it_folds(cell, prompt):
     assert dressed.metadata["mystnb"]["code_prompt_show"] == prompt
 
 
+def test_a_folded_cell_names_the_next_figure_of_its_section():
+    def prompt(*between):
+        work = new_code_cell("net = train()", metadata={"tags": ["hide-input"]})
+        figure = figure_cell(figure={"caption": "Seen.", "alt": "A line."})
+        cells = dress(new_notebook(cells=[work, *between, figure]), "elbo", before=4).cells
+        return cells[0].metadata["mystnb"]["code_prompt_show"]
+
+    assert prompt() == prompt(new_markdown_cell("Look:")) == "Code behind Figure 5"
+    assert prompt(new_markdown_cell("## Another question")) == "Code of the next step"
+
+
 def test_cells_of_checks_are_folded_and_teaching_is_not():
     cells = [new_code_cell("assert a\nassert b"), new_code_cell("a = f()\nb = g()\nassert a")]
     checks, teaching = dress(new_notebook(cells=cells), "elbo").cells
