@@ -44,19 +44,19 @@ def imports_only(cell: NotebookNode) -> bool:
     return starts and not cell.outputs and "figure" not in cell.metadata
 
 
-def fold(cell: NotebookNode, figure: int | None, behind: int | None = None) -> None:
+def fold(cell: NotebookNode, figure: int | None) -> None:
     """Fold a cell of checks, and write on a folded cell what it holds.
 
     Args:
         cell: a code cell, executed.
-        figure: the number under the figure that it draws, if it draws one.
-        behind: the number under the next figure of its section, which it prepares, if there is one.
+        figure: the number under the figure that it draws, or else under the next of its section,
+            which it prepares, if there is one.
     """
     folded = only_checks(cell) or {"parameters", "install"} & set(tags(cell))
     if folded and "hide-input" not in tags(cell):
         cell.metadata["tags"] = [*tags(cell), "hide-input"]
     if "hide-input" in tags(cell):
-        prompt = label(cell, figure, behind)
+        prompt = label(cell, figure)
         options = cell.metadata.setdefault("mystnb", {})
         options |= {"code_prompt_show": prompt, "code_prompt_hide": prompt}
 
@@ -71,12 +71,12 @@ def leads_to_figure(cells: list[NotebookNode]) -> bool:
     return False
 
 
-def label(cell: NotebookNode, figure: int | None, behind: int | None = None) -> str:
+def label(cell: NotebookNode, figure: int | None) -> str:
     """What a folded cell holds, in a few words."""
     body = statements(cell.source)
     if "parameters" in tags(cell):
         return SET_UP
-    if figure:
+    if drawn(cell):
         return f"Code of Figure {figure}"
     checks = sum(count_checks(body))
     if checks and not shown(cell) and 3 * checks >= size(body):
@@ -93,8 +93,8 @@ def label(cell: NotebookNode, figure: int | None, behind: int | None = None) -> 
         return "Code of " + ", ".join(names)
     if cell.outputs:
         return "Code of the lines below"
-    if behind:
-        return f"Code behind Figure {behind}"
+    if figure:
+        return f"Code behind Figure {figure}"
     return told(body) if checks else "Code of the next step"
 
 

@@ -91,8 +91,8 @@ def dress(notebook, stem: str, before: int = 0):
                 "figure": {"caption": figure["caption"], "name": f"fig-{stem}-{figures}"},
                 "image": image,
             }
-        leads = fold.leads_to_figure(notebook.cells[place + 1 :])
-        fold.fold(cell, numbered if fold.drawn(cell) else None, numbered + 1 if leads else None)
+        number = numbered + (not fold.drawn(cell))  # of its own figure, or of the next
+        fold.fold(cell, number if fold.leads_to_figure(notebook.cells[place:]) else None)
     left = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     if not any(fold.WIDGET_VIEW in output.get("data", {}) for output in left):
         notebook.metadata.pop("widgets", None)  # or the page would load 3.7 MB of their scripts
