@@ -173,11 +173,21 @@ def test_code_lines_are_no_blanks_comments_and_docstrings(tmp_path):
     assert rooms.functions(file) == {"f (line 11)": 3}
 
 
-def test_importing_gfo_loads_no_library_that_can_wait():
-    ask = "import gfo, json, sys; print(json.dumps(sorted({n.split('.')[0] for n in sys.modules})))"
+def loaded_by(statement):
+    ask = f"{statement}; import json, sys; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
-    loaded = json.loads(done.stdout)
+    return set(json.loads(done.stdout))
+
+
+def test_importing_gfo_loads_no_library_that_can_wait():
+    loaded = loaded_by("import gfo")
     assert "torch" in loaded and [name for name in HEAVY if name in loaded] == []
+
+
+def test_what_every_chapter_imports_leaves_scikit_learn_and_scipy_stats_for_later():
+    # a second of each chapter's time, and most chapters use neither
+    loaded = loaded_by("import gfo.evaluate.plots, gfo_lab.experiments")
+    assert "pandas" in loaded and {"sklearn", "scipy.stats"}.isdisjoint(loaded)
 
 
 def test_a_package_that_cannot_be_imported_is_named(copy):

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import torch
-from scipy.stats import quantile_test
 from tqdm.auto import tqdm
 
 from gfo.core.batch import pick_device
@@ -59,7 +59,7 @@ def interleaved(
 def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
     """(median, low, high): the order statistics between which the median lies with at least this
     probability, whatever the distribution (ranks 4 and 12 of 15). ValueError for too few values."""
-    low, high = quantile_test(values).confidence_interval(level)
+    low, high = scipy.stats.quantile_test(values).confidence_interval(level)
     if not (math.isfinite(low) and math.isfinite(high)):
         need = math.ceil(1 - math.log2(1 - level))  # the widest misses with 2 · 2^(−n)
         said = f"{len(values)} values have no {level:.0%} interval of their median"

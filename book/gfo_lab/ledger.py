@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+import scipy
 
 from gfo.evaluate.plots import LABELS
 from gfo_lab import declared, records
@@ -92,7 +92,7 @@ def level(theirs: float, se: float, repeats: int, ours: float, own: float, n: in
     if n < 2:
         return "undecided"
     se = own * np.sqrt(n / repeats) if np.isnan(se) else se
-    near = abs(theirs - ours) <= t.ppf(0.975, n - 1) * np.hypot(own, se)
+    near = abs(theirs - ours) <= scipy.stats.t.ppf(0.975, n - 1) * np.hypot(own, se)
     return "reproduced" if near else "not reproduced"
 
 

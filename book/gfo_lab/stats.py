@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+import scipy
 
 
 def error(values: np.ndarray, share: float = 0.0) -> float:
@@ -32,7 +32,7 @@ def interval(
     n = len(values)
     if n < 2:
         return -np.inf, np.inf
-    half = stats.t.ppf((1 + confidence) / 2, n - 1) * error(values, share)
+    half = scipy.stats.t.ppf((1 + confidence) / 2, n - 1) * error(values, share)
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
@@ -98,12 +98,12 @@ def holm(gaps: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     Returns:
         `gaps` with the wider half, low and high.
     """
-    usual = stats.t.ppf(1 - alpha / 2, gaps["n"] - 1)
-    p = 2 * stats.t.sf(usual * gaps["difference"].abs() / gaps["half"], gaps["n"] - 1)
+    usual = scipy.stats.t.ppf(1 - alpha / 2, gaps["n"] - 1)
+    p = 2 * scipy.stats.t.sf(usual * gaps["difference"].abs() / gaps["half"], gaps["n"] - 1)
     order, steps = np.argsort(p), alpha / np.arange(len(p), 0, -1)
     stop = np.argmax(np.append(p[order] > steps, True))
     steps[stop + 1 :] = steps[stop : stop + 1]
-    reach = stats.t.ppf(1 - steps[np.argsort(order)] / 2, gaps["n"] - 1)
+    reach = scipy.stats.t.ppf(1 - steps[np.argsort(order)] / 2, gaps["n"] - 1)
     half, centre = gaps["half"] * reach / usual, gaps["difference"]
     return gaps.assign(half=half, low=centre - half, high=centre + half)
 
@@ -169,9 +169,9 @@ def detectable(
         power: The probability with which it is told from 0.
     """
     stretch = np.sqrt(1 + splits * share)
-    reach = stats.t.ppf((1 + confidence) / 2, splits - 1) * stretch
-    tail = stats.nct.sf  # how often mean over plain error, shifted so far, lies beyond `reach`
-    shift: Any = optimize.brentq(lambda s: tail(reach, splits - 1, s) - power, 0, 4 * reach)
+    reach = scipy.stats.t.ppf((1 + confidence) / 2, splits - 1) * stretch
+    tail = scipy.stats.nct.sf  # how often mean over error, shifted so far, lies beyond `reach`
+    shift: Any = scipy.optimize.brentq(lambda s: tail(reach, splits - 1, s) - power, 0, 4 * reach)
     return float(shift * standard_error / stretch)
 
 

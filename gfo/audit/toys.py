@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from sklearn.datasets import load_iris
 from torch import Tensor
 
 from gfo.core.attach import attach
@@ -35,6 +34,8 @@ class Toy(NamedTuple):
 
 def iris() -> tuple[Tensor, Tensor]:
     """Fisher's 150 flowers, bundled with scikit-learn: standardised x (150, 4), y (150,) in 0…2."""
+    from sklearn.datasets import load_iris
+
     x, y = load_iris(return_X_y=True)
     x = torch.tensor(x, dtype=torch.float32)
     return (x - x.mean(0)) / x.std(0), torch.tensor(y, dtype=torch.long)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 
 from gfo.core.files import declared
 from gfo.core.registry import DATASETS
@@ -32,6 +31,8 @@ def digits(root=None, seed: int = 0, *, size: int = 28, channels: int = 1) -> Sp
 
 def digits_part(size: int, channels: int) -> Part:
     """All 1,797 raw images (n, channels, size, size) in [0, 1] and their labels."""
+    from sklearn.datasets import load_digits
+
     bunch: Any = load_digits()
     small = torch.tensor(bunch.images / 16.0, dtype=torch.float32)[:, None]  # (n, 1, 8, 8)
     x = F.interpolate(small, size=size, mode="bilinear", align_corners=False)

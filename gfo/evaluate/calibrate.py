@@ -9,8 +9,8 @@ each answer's own probabilities are scaled, not their joint distribution over ma
 import math
 from typing import Any
 
+import scipy
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from gfo.evaluate.metrics import per_answer
@@ -49,7 +49,7 @@ class Temperature:
         def nll(log_t: float) -> float:
             return float(torch.nn.functional.cross_entropy(log_p / math.exp(log_t), labels))
 
-        found: Any = minimize_scalar(nll, bounds=BOUNDS, method="bounded")
+        found: Any = scipy.optimize.minimize_scalar(nll, bounds=BOUNDS, method="bounded")
         best = min((0.0, float(found.x)), key=lambda t: round(nll(t), 12))  # a tie is for T = 1
         self.value, self.gain = math.exp(best), nll(0.0) - nll(best)
         self.coins = y.is_floating_point()

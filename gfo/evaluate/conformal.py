@@ -12,7 +12,7 @@ Own code, being a rank and a comparison: MAPIE and crepes wrap the estimators of
 
 import math
 
-from scipy.stats import betabinom
+import scipy
 from torch import Tensor
 
 from gfo.evaluate.metrics import check_classes
@@ -51,7 +51,7 @@ class Conformal:
         Over calibration sets the true coverage is Beta(k, n + 1 − k), so that the number of
         examples inside is beta-binomial; a binomial band would take the threshold for exact.
         """
-        low, high = betabinom(count, self.k, self.n + 1 - self.k).interval(level)
+        low, high = scipy.stats.betabinom(count, self.k, self.n + 1 - self.k).interval(level)
         return low / count, high / count
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn import metrics
 from torch import Tensor
 
 
@@ -109,11 +108,13 @@ def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:
     Raises:
         ValueError: For anything else, such as degrees or a mean: `gfo.predictive` scores these.
     """
+    from sklearn.metrics import log_loss
+
     probs, y = per_answer(probs, y)
     p = probs.detach().cpu().double().numpy()
     p = p / p.sum(1, keepdims=True)  # float32 rows miss 1 by 1e-7, which log_loss warns about
     t = y.cpu().numpy()
-    nll = float(metrics.log_loss(t, p, labels=np.arange(p.shape[1])))
+    nll = float(log_loss(t, p, labels=np.arange(p.shape[1])))
     accuracy = float((p.argmax(1) == t).mean())
     return {"accuracy": accuracy, "nll": nll, "brier": brier(p, t), "ece": ece(p, t)}
 

@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from gfo.core.likelihood import Categorical, Likelihood
@@ -126,6 +125,8 @@ def detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
     Raises:
         ValueError: Where either is empty or a score is not finite.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     if not len(inside) or not len(outside):
         raise ValueError("detection needs at least one score inside and one outside")
     scores = torch.cat([inside, outside]).double().cpu().numpy()

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import gfo
@@ -65,6 +64,8 @@ def predictor(splits: gfo.data.Splits, job: Job, number: int) -> Callable[[Tenso
     if config["model"] == "majority":
         return lambda x: np.full(len(x), y.double().mean().item())
     if config["model"] == "logistic":
+        from sklearn.linear_model import LogisticRegression
+
         model = LogisticRegression(C=config["C"], class_weight="balanced", max_iter=5000)
         model.fit(x.numpy(), y.numpy())
         return lambda x: model.predict_proba(x.numpy())[:, 1]

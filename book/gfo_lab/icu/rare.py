@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn import metrics
 
 
 def decisions(prob: np.ndarray, y: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
@@ -19,9 +18,11 @@ def decisions(prob: np.ndarray, y: np.ndarray, threshold: float = 0.5) -> dict[s
         Numbers in [0, 1]; "_pos" of the positive class, "_macro" the plain mean over both classes.
         A precision is 0 where nothing was said.
     """
+    from sklearn.metrics import precision_recall_fscore_support
+
     said = (prob >= threshold).astype(int)
     how: Any = dict(labels=[0, 1], zero_division=0)  # 0 is allowed, whatever its type says
-    by_class: Any = metrics.precision_recall_fscore_support(y, said, **how)[:3]
+    by_class: Any = precision_recall_fscore_support(y, said, **how)[:3]
     found = {}
     for name, (no, yes) in zip(("precision", "recall", "f1"), by_class, strict=True):
         found |= {f"{name}_macro": float(no + yes) / 2, f"{name}_pos": float(yes)}
@@ -30,7 +31,9 @@ def decisions(prob: np.ndarray, y: np.ndarray, threshold: float = 0.5) -> dict[s
 
 def ranking(prob: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """Areas under the ROC and the precision-recall curve (average precision), in [0, 1]."""
-    areas = {"auroc": metrics.roc_auc_score, "auprc": metrics.average_precision_score}
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    areas = {"auroc": roc_auc_score, "auprc": average_precision_score}
     return {name: float(area(y, prob)) for name, area in areas.items()}
 
 
