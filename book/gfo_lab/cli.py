@@ -58,21 +58,23 @@ def list_command(a: argparse.Namespace) -> None:
 def run_command(a: argparse.Namespace) -> None:
     """Run what has no record yet; killed at any moment, the same command goes on."""
     what = dict(methods=a.method, dataset=a.dataset, seeds=a.seed, profile=a.profile, out=a.out)
+    usual = vars(parser().parse_args(["run", a.experiment]))
+    idle = "dry_run jobs json force engine scheduler" if a.experiment in QUEUES else "minutes"
+    if given := [option for option in idle.split() if vars(a)[option] != usual[option]]:
+        raise ValueError(f"{a.experiment} takes no --{given[0].replace('_', '-')}")
     if a.experiment in QUEUES:
         folders = a.root and Path(a.root).resolve(), what.pop("out").resolve()
-        how = How(a.device, *folders, scratch_folder(a.scratch), True, None)
+        how = How(a.device, *folders, scratch_folder(a.scratch), True, None, tuple(a.imports))
         return run_queue(a.experiment, a.minutes, how, **what)
     if not a.dry_run:
         how = dict(device=a.device, root=a.root, force=a.force, jobs=a.jobs, engine=a.engine,
                    scheduler=a.scheduler, scratch=a.scratch, imports=a.imports)  # fmt: skip
         try:
-            found, failed = run(a.experiment, **what, **how), None
+            found = run(a.experiment, **what, **how)
         except FailedRuns as error:
-            found, failed = error.found, error
-        show(final_table(EXPERIMENTS[a.experiment], found), a.json)
-        if failed:
-            raise failed
-        return
+            show(final_table(EXPERIMENTS[a.experiment], error.found), a.json)
+            raise
+        return show(final_table(EXPERIMENTS[a.experiment], found), a.json)
     todo = plan(a.experiment, **what)
     left = pd.DataFrame(todo.missing, columns=["dataset", "method", "seed", "profile"])
     if a.json:

@@ -104,8 +104,11 @@ def run_queue(queue: str, minutes: float, how: How, **asked: Any) -> None:
         minutes: How long.
         how: Where to compute, where data lie and where records go.
         asked: methods, dataset, seeds and profile, for what an entry leaves open.
+
+    Raises:
+        FailedRuns: At the end, where runs failed; it names each, with the reason.
     """
-    started, longest = time.monotonic(), 0.0
+    started, longest, failed = time.monotonic(), 0.0, []
     for entry in QUEUES[queue]:
         writable(how.out / entry["experiment"])
         for identity in plan(**asked | entry, out=how.out).missing:
@@ -113,9 +116,12 @@ def run_queue(queue: str, minutes: float, how: How, **asked: Any) -> None:
             if begun - started + longest < 60 * minutes:
                 lost = one(identity, how, False, False)
                 longest = max(longest, took := time.monotonic() - begun)
+                failed += [lost] if lost and lost.why else []
                 why = lost.why or "another process has it" if lost else "done"
                 print(f"{run_name(identity)}: {why}, {took:.0f} s", flush=True)
                 shutil.make_archive(str(how.out), "gztar", how.out)
+    if failed:
+        raise FailedRuns(failed, pd.DataFrame())
 
 
 def rounds(

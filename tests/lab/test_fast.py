@@ -10,7 +10,7 @@ from gfo_lab.experiments import cifar
 from gfo_lab.experiments.job import Job
 from gfo_lab.fast_net import cifar_fast, whiten
 from gfo_lab.recipe import make_net
-from gfo_lab.sweep import How
+from gfo_lab.sweep import FailedRuns, How
 
 import gfo
 from gfo.evaluate.calibrate import Temperature
@@ -206,7 +206,8 @@ def queue(monkeypatch, tmp_path):
 
 def test_a_queue_goes_in_order_and_goes_on(queue, tmp_path, capsys):
     did, go = queue
-    go(60)
+    with pytest.raises(FailedRuns, match="digits_random_s1_quick.* failed: too hard"):
+        go(60)
     assert did == [("digits", "random", 2), ("digits", "random", 1), ("digits", "concrete", 0)]
     said = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[1] for line in said] == ["done, 60 s", "too hard, 60 s", "done, 60 s"]
@@ -216,7 +217,8 @@ def test_a_queue_goes_in_order_and_goes_on(queue, tmp_path, capsys):
         ["concrete", "s0", "full"], ["random", "s2", "quick"],
     ]  # fmt: skip
     did.clear()
-    go(60)
+    with pytest.raises(FailedRuns, match="too hard"):
+        go(60)
     assert did == [("digits", "random", 1)]  # the others are on record
 
 
@@ -224,10 +226,10 @@ def test_a_queue_begins_nothing_that_would_not_end(queue):
     did, go = queue
     go(2)  # a run takes one minute: one is over, the next would end on the stroke
     assert len(did) == 1
-    go(2.1)
-    assert len(did) == 3
-    go(0.5)  # the first begins whatever it takes; that of seed 1 failed above
-    assert len(did) == 4
+    for minutes, done in ((2.1, 3), (0.5, 4)):  # the first begins whatever it takes
+        with pytest.raises(FailedRuns):  # of seed 1
+            go(minutes)
+        assert len(did) == done
 
 
 def test_the_command_runs_a_queue(tiny, tmp_path, monkeypatch, capsys):
@@ -237,6 +239,22 @@ def test_the_command_runs_a_queue(tiny, tmp_path, monkeypatch, capsys):
     assert cli.main(["run", "some", "--minutes", "9", "--out", str(tmp_path / "out"), *how]) == 0
     assert capsys.readouterr().out.count(": done, ") == 4
     assert len(list((tmp_path / "out" / "cifar").glob("*.json"))) == 4
+
+
+@pytest.mark.parametrize("option", [
+    "dry-run", "json", "force", "jobs 2", "engine dask", "scheduler tcp://nowhere:1",
+])  # fmt: skip
+def test_a_queue_refuses_what_it_would_not_heed(queue, capsys, option):
+    did, _ = queue
+    assert cli.main(["run", "some", *f"--{option}".split()]) == 2 and not did
+    said = capsys.readouterr().err
+    assert said == f"gfo-lab: some takes no --{option.split()[0]}\n"
+
+
+def test_minutes_are_refused_where_there_is_no_queue(queue, capsys):
+    did, _ = queue
+    assert cli.main(["run", "cifar", "--dataset", "digits", "--minutes", "1"]) == 2 and not did
+    assert capsys.readouterr().err == "gfo-lab: cifar takes no --minutes\n"
 
 
 def test_queues_name_what_there_is():

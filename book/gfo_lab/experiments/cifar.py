@@ -35,9 +35,7 @@ SETUPS["long"] = {k: v for k, v in SETUPS["full"].items() if k != "epochs"}  # t
 SETTINGS: dict[str, dict[str, Any]] = ABOUT["settings"]
 SITES = {"mc-improved": "*bn?"}  # behind every convolution; the others mask each block once
 OUTSIDE: dict[str, list[str]] = ABOUT["outside"]
-BLUR: list[float] = ABOUT["blur"]
 CELLS: dict[str, dict[str, Any]] = ABOUT["cells"]
-VALID_SAMPLES = 5  # masks of the validation that picks the epoch
 MEMORY = {"cpu": 16 * 2**20}  # of a folded pass: 256 rows at width 16, which its cache likes
 
 
@@ -57,7 +55,7 @@ def configuration(dataset: str, method: str, profile: str, **own: Any) -> dict[s
         "model": "resnet18", "data": {"size": 32, "channels": 3} if digits else data,
         "augment": "none" if digits else "crop-flip", "channels_last": True,
         "optimizer": "sgd", "schedule": "one-cycle", "lr": LEARNING_RATES | rates,
-        "valid_samples": VALID_SAMPLES,
+        "valid_samples": 5,  # masks of the validation that picks the epoch
     }  # fmt: skip
     config |= setup | ({"sites": SITES[method]} if method in SITES else {})
     return config | {"patience": config["epochs"]}
@@ -171,7 +169,7 @@ def corrupted(net, splits: gfo.data.Splits, job: Job) -> dict[str, Any]:
         rows = []
         for severity in SEVERITIES:
             if name == "blur":
-                changed = gaussian_blur(raw, [9, 9], [BLUR[severity - 1]] * 2)
+                changed = gaussian_blur(raw, [9, 9], [ABOUT["blur"][severity - 1]] * 2)
             elif official:
                 changed = gfo.data.cifar_c(job.dataset, name, severity, job.root)[0][: len(x)]
             else:

@@ -66,8 +66,7 @@ def configs(experiment: str, dataset: str, method: str, profile: str) -> list[di
     earlier = [] if dataset == "inverse" else list(CELLS)[: list(CELLS).index(experiment)]
     cells = [named(e, dataset, method, profile) for e in earlier if method in CELLS[e]]
     done = [config for each in cells for config in each.values()]
-    found = named(experiment, dataset, method, profile).values()
-    return [config for config in found if config not in done]
+    return [c for c in named(experiment, dataset, method, profile).values() if c not in done]
 
 
 def read(experiment: str, dataset: str, profile: str, out: Path | None = None) -> pd.DataFrame:
