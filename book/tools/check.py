@@ -16,7 +16,8 @@ IMPORTED = re.compile(r"""(?:@import|url\(|from|import)\s*\(?\s*["']?((?:https?:
 
 def check_site(html: Path, pages: list[str]) -> list[str]:
     """All problems of the site in `html`, each as one line; `pages` are those of `_toc.yml`."""
-    parse.cache_clear()
+    parse.cache_clear(), anchors.cache_clear()
+    html = html.resolve()  # so that no page has two names, and is read twice
     missing = [f"{page}: not built" for page in pages if not (html / f"{page}.html").exists()]
     problems = list(missing)
     for path in sorted(html.rglob("*.html")):
@@ -65,7 +66,8 @@ def dead_links(path: Path, html: Path) -> Iterator[str]:
         if not address or url.scheme or url.netloc:
             continue
         target = path.parent / unquote(url.path) if url.path else path
-        if not target.exists() or not target.resolve().is_relative_to(html.resolve()):
+        target = target.resolve()
+        if not target.exists() or not target.is_relative_to(html):
             yield f"<{tag.name}> leads nowhere: {address}"
         elif url.fragment and target.suffix == ".html" and not has_anchor(target, url.fragment):
             yield f"no such place: {address}"
@@ -73,7 +75,7 @@ def dead_links(path: Path, html: Path) -> Iterator[str]:
 
 def has_anchor(path: Path, fragment: str) -> bool:
     """Whether the page has an element of this name."""
-    return unquote(fragment) in anchors(path.resolve())
+    return unquote(fragment) in anchors(path)
 
 
 @cache
@@ -94,9 +96,9 @@ def images_without_alt(path: Path) -> Iterator[str]:
 
 def wrong_figures(path: Path) -> Iterator[str]:
     """Folded code that names another figure than the one it stands above."""
-    for cell in article(path).select("div.cell"):
+    for cell in article(path).find_all("div", class_="cell"):
         named = re.search(r"Code of Figure (\d+)", cell.get_text())
-        number = cell.select_one(".caption-number")
+        number = cell.find("span", class_="caption-number")
         if named and number and named[1] != number.get_text().split()[-1]:
             yield f"{named[0]}, which is {number.get_text().strip()}"
 
@@ -104,9 +106,9 @@ def wrong_figures(path: Path) -> Iterator[str]:
 def errors(path: Path) -> Iterator[str]:
     """Tracebacks of cells and marks that Sphinx leaves where it could not go on."""
     body = article(path)
-    if "Traceback (most recent call last)" in body.get_text() or body.select(".output.traceback"):
+    if "Traceback (most recent call last)" in body.get_text() or body.find(class_="traceback"):
         yield "carries a traceback"
-    if body.select(".system-message, .problematic"):
+    if body.find(class_=["system-message", "problematic"]):
         yield "carries an error message of Sphinx"
 
 

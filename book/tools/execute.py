@@ -21,6 +21,9 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 WARNING = re.compile(r"^.*?(\w*Warning: .*)$", re.MULTILINE)
 
 # Chapters run in their own kernels, which inherit this: one thread each, no progress bars on pages.
+# Python looks for cycles of garbage after each 700 new objects, a tenth of a chapter's time: less
+# often will do. The line leaves no name behind for a chapter to use.
+KERNEL_START = "__import__('gc').set_threshold(100_000, 50, 100)"
 KERNEL_ENV = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
 
 
@@ -80,6 +83,7 @@ def execute(path: Path, key: str, kept: Path) -> dict:
         notebook,
         timeout=CELL_TIMEOUT,
         kernel_name="python3",
+        extra_arguments=[f"--IPKernelApp.exec_lines={KERNEL_START}"],
         resources={"metadata": {"path": str(path.parent)}},
     )
     started, clock = datetime.now(UTC), time.perf_counter()

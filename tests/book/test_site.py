@@ -368,6 +368,12 @@ def test_chapters_run_again_only_when_something_changed(tree, capsys):
         assert "1 to run" in capsys.readouterr().out
 
 
+def test_kernels_look_for_garbage_less_often_and_find_no_name_they_did_not_make(tree):
+    code = "assert 'gc' not in globals()\nimport gc\nassert gc.get_threshold()[0] > 1e4"
+    nbformat.write(new_notebook(cells=[new_code_cell(code)]), tree / "book/asks.ipynb")
+    assert execute_all([tree / "book/asks.ipynb"], tree, tree / "kept") == []
+
+
 def test_pages_that_are_not_there_are_named(tree):
     chapters = "[{file: book/gone}, {file: book/status}]"
     (tree / "_toc.yml").write_text(f"root: book/good\nparts: [{{chapters: {chapters}}}]\n")
