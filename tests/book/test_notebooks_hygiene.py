@@ -15,6 +15,8 @@ DRAWS = re.compile(
 )
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 DETAILS = re.compile(r"<details>.*?</details>", re.DOTALL)
+# A place kept for a text, or code that went into one: this happened.
+UNFINISHED = re.compile(r"\b(?:TODO|FIXME|ALT)\b|TEXT|^\s*(?:assert|import) ", re.MULTILINE)
 LONGEST_CELL = 40
 WIDEST_CODE = 79  # columns: what a page of 1280 pixels shows
 
@@ -75,6 +77,12 @@ def test_first_cell_fetches_this_package_and_no_other(notebook):
 
 def test_plain_markdown_that_any_viewer_shows(notebook):
     assert MYST.findall("\n".join(c.source for c in notebook.cells if c.cell_type != "code")) == []
+
+
+def test_no_text_is_unfinished(notebook):
+    described = [cell.metadata["figure"] for cell in notebook.cells if "figure" in cell.metadata]
+    texts = [prose(notebook), *(t for about in described for t in about.values())]
+    assert [found for text in texts for found in UNFINISHED.findall(text)] == []
 
 
 def test_equations_are_numbered_by_tag_only(notebook):
