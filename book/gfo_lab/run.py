@@ -108,7 +108,7 @@ def run_queue(queue: str, minutes: float, how: How, **asked: Any) -> None:
     Raises:
         FailedRuns: At the end, where runs failed; it names each, with the reason.
     """
-    started, longest, failed = time.monotonic(), 0.0, []
+    started, longest, ended = time.monotonic(), 0.0, []
     for entry in QUEUES[queue]:
         writable(how.out / entry["experiment"])
         for identity in plan(**asked | entry, out=how.out).missing:
@@ -116,12 +116,12 @@ def run_queue(queue: str, minutes: float, how: How, **asked: Any) -> None:
             if begun - started + longest < 60 * minutes:
                 lost = one(identity, how, False, False)
                 longest = max(longest, took := time.monotonic() - begun)
-                failed += [lost] if lost and lost.why else []
+                ended.append(lost)
                 why = lost.why or "another process has it" if lost else "done"
                 print(f"{run_name(identity)}: {why}, {took:.0f} s", flush=True)
                 shutil.make_archive(str(how.out), "gztar", how.out)
-    if failed:
-        raise FailedRuns(failed, pd.DataFrame())
+    if failed := [lost for lost in ended if lost and lost.why]:
+        raise FailedRuns(failed, pd.DataFrame(index=range(ended.count(None))))
 
 
 def rounds(

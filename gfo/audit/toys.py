@@ -34,7 +34,7 @@ class Toy(NamedTuple):
 
 def iris() -> tuple[Tensor, Tensor]:
     """Fisher's 150 flowers, bundled with scikit-learn: standardised x (150, 4), y (150,) in 0…2."""
-    from sklearn.datasets import load_iris
+    from sklearn.datasets import load_iris  # here: a second to load
 
     x, y = load_iris(return_X_y=True)
     x = torch.tensor(x, dtype=torch.float32)

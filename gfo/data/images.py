@@ -31,7 +31,7 @@ def digits(root=None, seed: int = 0, *, size: int = 28, channels: int = 1) -> Sp
 
 def digits_part(size: int, channels: int) -> Part:
     """All 1,797 raw images (n, channels, size, size) in [0, 1] and their labels."""
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # here: a second to load
 
     bunch: Any = load_digits()
     small = torch.tensor(bunch.images / 16.0, dtype=torch.float32)[:, None]  # (n, 1, 8, 8)

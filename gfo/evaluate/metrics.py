@@ -108,7 +108,7 @@ def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:
     Raises:
         ValueError: For anything else, such as degrees or a mean: `gfo.predictive` scores these.
     """
-    from sklearn.metrics import log_loss
+    from sklearn.metrics import log_loss  # here: a second to load
 
     probs, y = per_answer(probs, y)
     p = probs.detach().cpu().double().numpy()

@@ -125,7 +125,7 @@ def detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
     Raises:
         ValueError: Where either is empty or a score is not finite.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
+    from sklearn.metrics import average_precision_score, roc_auc_score  # here: a second to load
 
     if not len(inside) or not len(outside):
         raise ValueError("detection needs at least one score inside and one outside")

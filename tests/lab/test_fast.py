@@ -222,6 +222,15 @@ def test_a_queue_goes_in_order_and_goes_on(queue, tmp_path, capsys):
     assert did == [("digits", "random", 1)]  # the others are on record
 
 
+def test_a_queue_tells_how_many_of_its_runs_failed(queue, monkeypatch):
+    did, go = queue
+    (first, last) = run.QUEUES["some"]
+    monkeypatch.setitem(run.QUEUES, "some", [first, dict(last, seeds=[1])])
+    with pytest.raises(FailedRuns, match="^2 of 3 runs failed; the others are on record\n"):
+        go(60)
+    assert len(did) == 3
+
+
 def test_a_queue_begins_nothing_that_would_not_end(queue):
     did, go = queue
     go(2)  # a run takes one minute: one is over, the next would end on the stroke

@@ -64,7 +64,7 @@ def predictor(splits: gfo.data.Splits, job: Job, number: int) -> Callable[[Tenso
     if config["model"] == "majority":
         return lambda x: np.full(len(x), y.double().mean().item())
     if config["model"] == "logistic":
-        from sklearn.linear_model import LogisticRegression
+        from sklearn.linear_model import LogisticRegression  # here: a second to load
 
         model = LogisticRegression(C=config["C"], class_weight="balanced", max_iter=5000)
         model.fit(x.numpy(), y.numpy())

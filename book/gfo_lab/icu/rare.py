@@ -18,7 +18,7 @@ def decisions(prob: np.ndarray, y: np.ndarray, threshold: float = 0.5) -> dict[s
         Numbers in [0, 1]; "_pos" of the positive class, "_macro" the plain mean over both classes.
         A precision is 0 where nothing was said.
     """
-    from sklearn.metrics import precision_recall_fscore_support
+    from sklearn.metrics import precision_recall_fscore_support  # here: a second to load
 
     said = (prob >= threshold).astype(int)
     how: Any = dict(labels=[0, 1], zero_division=0)  # 0 is allowed, whatever its type says
@@ -31,7 +31,7 @@ def decisions(prob: np.ndarray, y: np.ndarray, threshold: float = 0.5) -> dict[s
 
 def ranking(prob: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """Areas under the ROC and the precision-recall curve (average precision), in [0, 1]."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
+    from sklearn.metrics import average_precision_score, roc_auc_score  # here: a second to load
 
     areas = {"auroc": roc_auc_score, "auprc": average_precision_score}
     return {name: float(area(y, prob)) for name, area in areas.items()}
