@@ -65,7 +65,8 @@ def test_a_run_fits_it_on_its_training_images(tiny):
 
 
 def test_cells_are_what_they_say():
-    own = {k: v for k, v in cifar.CELLS["gflowout"]["recommended"].items() if type(v) is not list}
+    recommended = cifar.CELLS["gflowout"]["gflowout-recommended"]
+    own = {k: v for k, v in recommended.items() if type(v) is not list}
     assert gfo.GFlowOut(**own).config == gfo.GFlowOut.recommended().config
     paper = cifar.configuration("cifar10", "gflowout", "fast", keep=0.5)["method"]
     assert paper == gfo.GFlowOut(hidden=24).config  # the width of its generators is ours
@@ -95,6 +96,7 @@ def test_validation_chooses_and_without_the_search_nothing_runs(tiny):
     assert chosen["lr"] == best["lr"] and chosen["epochs"] == 3 and chosen["images"] == 10
     (many,) = cifar.cells("digits", "ensemble", "fast").values()  # a member is that network
     assert many["lr"] == best["lr"] and many["method"]["members"] == 3
+    assert (chosen["row"], many["row"]) == ("deterministic", "ensemble")
 
 
 @pytest.fixture
@@ -107,9 +109,9 @@ def chosen(tiny, monkeypatch):
 @pytest.mark.slow
 def test_a_record_holds_what_tells_methods_apart(chosen):
     found = do("cifar", "gflowout")
-    assert len(found) == 2 and list(cifar.cells("digits", "gflowout", "fast")) == [
-        "as in the paper", "recommended",
-    ]  # fmt: skip
+    rows = ["gflowout", "gflowout-recommended"]
+    assert list(cifar.cells("digits", "gflowout", "fast")) == rows
+    assert {config["row"] for config in found["config"]} == set(rows)
     assert all(len(each) == 5 for each in found["accuracy_by_blur"])
     for columns in (
         ("temperature", "nll_calibrated", "ece_calibrated_rotated", "selective", "outside"),

@@ -42,13 +42,14 @@ MEMORY = {"cpu": 16 * 2**20}  # of a folded pass: 256 rows at width 16, which it
 def configuration(dataset: str, method: str, profile: str, **own: Any) -> dict[str, Any]:
     """The config of one method: a one-cycle run of SGD on the backbone and Adam on the masks, so
     that validation picks the best epoch but never stops a run. `own` are arguments of the method,
-    or learning rates, "lr" and "masks_lr". ValueError where the data set has no images of
-    32×32×3."""
+    learning rates, "lr" and "masks_lr", or what the "row" is called. ValueError where the data set
+    has no images of 32×32×3."""
     if dataset not in OUTSIDE:
         raise ValueError(f"no CIFAR experiment on {dataset!r}; known: {', '.join(OUTSIDE)}")
     setup = dict(SETUPS[profile])
     rates, data = dict(setup.pop("rates")), {"sizes": setup.pop("sizes")} | setup.pop("data", {})
     rates |= {group: own.pop(name) for group, name in GROUPS.items() if name in own}
+    setup |= {"row": own.pop("row")} if "row" in own else {}
     own = SETTINGS.get(method, {}) | setup.pop("settings", {}).get(method, {}) | own
     digits = dataset == "digits"
     config = base_config(method, profile, **own) | {
@@ -64,12 +65,11 @@ def configuration(dataset: str, method: str, profile: str, **own: Any) -> dict[s
 def cells(dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
     """The configs of a method by name. Under "third" all points of its cells, under "fast" for each
     cell the one of least validation NLL under "third", on CIFAR-10 or digits (ValueError where
-    that search is not complete); under other profiles one config."""
-    if profile not in ("third", "fast"):
-        return {"": configuration(dataset, method, profile)}
-    points, same = grid(CELLS.get(method, {})), SAME_AS.get(method, method)
+    that search is not complete), which then says its row; under other profiles one config."""
+    rows, same = CELLS.get(method, {}), SAME_AS.get(method, method)
+    points = grid(rows) if profile == "third" else {"": {}}
     if profile == "fast":
-        points = {name: chosen(dataset, same, c) for name, c in CELLS.get(same, {}).items()}
+        points = {row: chosen(dataset, same, cell) | {"row": row} for row, cell in rows.items()}
     return {name: configuration(dataset, method, profile, **p) for name, p in points.items()}
 
 
