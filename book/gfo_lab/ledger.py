@@ -54,26 +54,26 @@ def paper(table: str, folder: Path = PAPER) -> pd.DataFrame:
 
 def verdict(theirs: float, low: float, high: float) -> str:
     """What our paired interval [low, high] says of the paper's difference `theirs`, half of which
-    is the measure on either side of zero.
+    is the measure on either side of zero. A wider interval never says more.
 
-    "reproduced": zero lies outside, on the paper's side, and the interval has a part between half
-    and twice the paper's difference. "larger": zero lies outside, on the paper's side, and all of
-    the interval beyond twice the paper's difference. "reversed": zero lies outside, on the other
-    side, and the interval reaches half of the paper's difference there. "undecided": zero lies
-    inside, and half of the paper's difference, on its side, too. "not reproduced": all else, which
-    is to say that half of the paper's difference lies outside.
+    "reproduced": zero lies outside, on the paper's side, where the middle of the interval reaches
+    half of the paper's difference. "larger": all of it lies there beyond twice the paper's
+    difference. "reversed": zero lies outside, on the other side, where the middle reaches half of
+    the paper's difference. "not reproduced": half of the paper's difference, on its side, lies
+    outside, above the interval. "undecided": all else, half of the paper's difference inside.
 
     The interval holds its ends. An end that is not known is infinite: of a bound from one side
-    alone, the other; of a single run, both. A paper's difference of 0 has no side: "undecided"
-    where zero lies inside, else "not reproduced".
+    alone, the other, and the known one stands for the middle; of a single run, both. A paper's
+    difference of 0 has no side: "undecided" where zero lies inside, else "not reproduced".
     """
     half = abs(theirs) / 2
     low, high = (low, high) if theirs > 0 else (-high, -low)  # the paper's side is up
-    if low > 0 and high >= half > 0:
+    middle = np.mean([end for end in (low, high) if np.isfinite(end)] or [0.0])
+    if low > 0 and middle >= half > 0:
         return "larger" if low > 4 * half else "reproduced"
-    if high < 0 and low <= -half < 0:
+    if high < 0 and middle <= -half < 0:
         return "reversed"
-    return "not reproduced" if low > 0 or high < half else "undecided"
+    return "not reproduced" if high < half or low > half == 0 else "undecided"
 
 
 def level(theirs: float, se: float, repeats: int, ours: float, own: float, n: int) -> str:

@@ -70,7 +70,9 @@ def test_one_run_has_no_interval():
     "theirs, low, high, said",
     [
         (20.0, 12.0, 18.0, "reproduced"),
-        (20.0, 0.1, 10.0, "reproduced"),  # half of the paper's is enough
+        (20.0, 0.1, 19.9, "reproduced"),  # half of the paper's is enough of a middle
+        (20.0, 0.1, 19.8, "undecided"),
+        (20.0, 0.1, 10.0, "undecided"),
         (20.0, 0.1, 9.9, "not reproduced"),
         (20.0, 0.0, 10.0, "undecided"),  # an interval holds its ends: here zero and the half
         (20.0, 40.0, 50.0, "reproduced"),  # up to twice the paper's
@@ -78,14 +80,16 @@ def test_one_run_has_no_interval():
         (20.0, -0.3, 9.9, "not reproduced"),
         (20.0, -30.0, 9.9, "not reproduced"),
         (20.0, -30.0, 10.0, "undecided"),
-        (20.0, -10.0, -0.1, "reversed"),  # as far on the other side
-        (20.0, -9.9, -0.1, "not reproduced"),
+        (20.0, -19.9, -0.1, "reversed"),  # as far on the other side
+        (20.0, -19.8, -0.1, "not reproduced"),
         (20.0, -50.0, -41.0, "reversed"),
         (20.0, -50.0, 0.0, "not reproduced"),  # zero is inside, half of the paper's is not
         (20.0, -np.inf, 9.9, "not reproduced"),  # bounds from one side
         (20.0, -np.inf, 10.0, "undecided"),
-        (20.0, -np.inf, -0.1, "reversed"),
-        (20.0, 0.1, np.inf, "reproduced"),
+        (20.0, -np.inf, -10.0, "reversed"),
+        (20.0, -np.inf, -9.9, "not reproduced"),
+        (20.0, 10.0, np.inf, "reproduced"),
+        (20.0, 9.9, np.inf, "undecided"),
         (20.0, -0.1, np.inf, "undecided"),
         (20.0, 40.1, np.inf, "larger"),
         (20.0, -np.inf, np.inf, "undecided"),  # one run, so no standard deviation
@@ -97,6 +101,15 @@ def test_one_run_has_no_interval():
 def test_verdict(theirs, low, high, said):
     assert ledger.verdict(theirs, low, high) == said
     assert ledger.verdict(-theirs, -high, -low) == said  # the other direction
+
+
+def test_a_wider_interval_says_no_more():
+    told = {"reproduced", "larger", "reversed"}
+    for middle in np.arange(-60.0, 61.0, 5.0):
+        said = [ledger.verdict(20.0, middle - half, middle + half) for half in np.arange(0.5, 80.0)]
+        changes = [b for a, b in zip(said, said[1:], strict=False) if a != b]
+        assert not told & set(changes[said[0] == "larger" :]), (middle, changes)
+        assert said[0] != "larger" or changes[:1] == ["reproduced"]
 
 
 @pytest.mark.parametrize(

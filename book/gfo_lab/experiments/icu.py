@@ -43,8 +43,7 @@ def run(job: Job) -> dict[str, Any]:
         splits = tuning.split_of(job, number)
         return sizes(splits) | measure(splits, tuning.predictor(splits, job, number), job)
 
-    numbers = range(job.config["splits"])
-    rows = one_by_one(numbers, one, job.partial, job.method, job.progress)
+    rows = one_by_one(range(job.config["splits"]), one, job.partial, job.method, job.progress)
     found: dict[str, Any] = {key: [row[key] for row in rows] for key in rows[0]}
     if job.method == "majority":  # once is enough
         made = tuning.study(job.dataset, job.root, tuple(sorted(job.config["cohort"].items())))
