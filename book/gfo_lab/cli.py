@@ -13,6 +13,7 @@ import torch
 
 from gfo.audit.trial import KEYS, audit_seeds
 from gfo.core.batch import pick_device
+from gfo.core.checks import check_whole
 from gfo.core.registry import DATASETS, METHODS
 from gfo_lab import bench, declared, records
 from gfo_lab.experiments import EXPERIMENTS
@@ -118,7 +119,7 @@ def audit_command(a: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     seeds = range(5) if a.seed is None else a.seed
     how = dict(hidden=a.hidden, points=a.points, objectives=a.objectives)
-    table = audit_seeds(seeds, jobs=max(1, min(a.jobs, len(seeds))), **how)
+    table = audit_seeds(seeds, jobs=min(check_whole("jobs", a.jobs, 1), len(seeds)), **how)
     if a.json:
         return show(table, True)
     shown = ["tv", "tv_sd", "kl", "kl_sd", "gap", "log_z_error", "var_log_w", "spearman"]
@@ -132,12 +133,12 @@ def bench_command(a: argparse.Namespace) -> None:
     gpu = {k: True for k in ("bf16", "channels_last", "compile", "graph") if getattr(a, k)}
     if len(seeds := a.seed or [0]) > 1:
         raise ValueError(f"bench measures one process, not {len(seeds)}: give one seed")
-    process = seeds[0]
-    for name, value, least in (("threads", a.threads, 1), ("seed", process, 0)):
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}, needs to be at least {least}")
-    if a.threads:
-        torch.set_num_threads(a.threads)
+    alone = dict(model=DEFAULTS["bench"]["model"], method=None, batch=None, parts=False)
+    if idle := [name for name, usual in alone.items() if a.growth and getattr(a, name) != usual]:
+        raise ValueError(f"--growth has sizes of its own: leave out --{idle[0]}")
+    process = check_whole("seed", seeds[0])
+    if a.threads is not None:
+        torch.set_num_threads(check_whole("threads", a.threads, 1))
     if a.save:
         writable(a.out / ("growth" if a.growth else "bench"))
     tables, how = [], dict(pairs=a.pairs, batch=a.batch, device=a.device, **gpu)
@@ -146,8 +147,7 @@ def bench_command(a: argparse.Namespace) -> None:
         table = bench.growth(**how) if a.growth else bench.compare(model, a.method, **how)
         tables.append(table)
         if a.save:
-            wall = time.perf_counter() - started
-            bench.save(table, a.device, a.out, wall, process, **gpu)
+            bench.save(table, a.device, a.out, time.perf_counter() - started, process, **gpu)
     if a.json:
         show(pd.concat(tables), True)
     for table in [] if a.json else tables:

@@ -41,14 +41,17 @@ IDENTITY = ("experiment", "dataset", "method", "seed", "profile", "config_hash")
 
 
 def rounded(value: Any) -> Any:
-    """Numbers to six digits behind the point, so that records stay small; plain JSON types."""
+    """Numbers to six digits behind the point, below a thousandth to four that count, so that
+    records stay small; plain JSON types."""
     if isinstance(value, dict):
         return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(part) for part in value]
     if isinstance(value, np.bool_ | np.integer):
         return value.item()
-    return round(float(value), 6) if isinstance(value, float | np.floating) else value
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.4g}" if 0 < abs(value) < 1e-3 else f"{value:.6f}")
+    return value
 
 
 def config_hash(config: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
 from gfo.core.batch import pick_device
+from gfo.core.checks import check_whole
 from gfo.core.registry import DATASETS, Registry
 from gfo.methods import create
 from gfo.train.checkpoint import check_writable
@@ -168,13 +169,12 @@ def plan(
         ValueError: For a name that is not known, or a combination that makes no sense.
     """
     task, work = EXPERIMENTS[experiment], budget(profile)
-    methods, seeds = methods or task.methods, work.seeds if seeds is None else seeds
+    methods = [*dict.fromkeys(methods or task.methods)]  # twice is once
+    seeds = work.seeds if seeds is None else [check_whole("seed", s) for s in dict.fromkeys(seeds)]
     dataset = data_set(task, dataset, work.dataset)
     for method in methods:
         if method not in task.baselines:
             create(method)
-    if wrong := [s for s in seeds if s < 0]:
-        raise ValueError(f"seed {wrong[0]}: seeds are whole numbers from 0 on")
     out = Path(out or records.RESULTS).resolve()
     what = dict(experiment=experiment, dataset=dataset, profile=profile)
     each = ((s, m, c) for s in seeds for m in methods for c in task.configs(dataset, m, profile))

@@ -126,8 +126,7 @@ def _jackknife(value: Tensor, left: Tensor) -> tuple[float, float]:
     """(mean over examples, its error) of a figure (P,), given it without each group, (G, P)."""
     mean, means = value.mean(), left.mean(1)
     bias = (GROUPS - 1) * (means.mean() - mean)
-    variance = (GROUPS - 1) * means.var(correction=0)
-    return float(mean), float((variance + bias.square()).sqrt())
+    return float(mean), float(((GROUPS - 1) * means.var(correction=0) + bias.square()).sqrt())
 
 
 def evidence(net: Attached) -> str:

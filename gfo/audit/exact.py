@@ -66,8 +66,7 @@ def total_variation(log_a: Tensor, log_b: Tensor) -> Tensor:
 
 def kl(log_a: Tensor, log_b: Tensor) -> Tensor:
     """KL(a ‖ b) over all masks, (B,), in nats; masks that a never draws count nothing."""
-    terms = log_a.exp() * (log_a - log_b)
-    return torch.where(log_a.exp() > 0, terms, 0).sum(-1)
+    return torch.where(log_a.exp() > 0, log_a.exp() * (log_a - log_b), 0).sum(-1)
 
 
 def local_modes(log_prob: Tensor, step: float = 1e-5) -> Tensor:

@@ -127,8 +127,7 @@ def tempered_fixed_point(
         return (weight() * (log_reward - log_prob(tables))).sum(-1, keepdim=True).detach()
 
     def loss() -> Tensor:
-        residual = log_z() + log_prob(tables) - log_reward
-        return (weight() * residual.square()).sum()
+        return (weight() * (log_z() + log_prob(tables) - log_reward).square()).sum()
 
     _descend(tables, loss)
     return log_prob(tables).detach(), log_z().squeeze(-1)

@@ -57,8 +57,7 @@ def attach(
     """
     method = METHODS[method]() if isinstance(method, str) else method
     check_parts(model, method)
-    names = find_sites(model, sites)
-    spec = inspect(model, names, example, axes or {}, output)
+    spec = inspect(model, find_sites(model, sites), example, axes or {}, output)
     net = put_masks(model, spec, method, likelihood)
     net.seen.add(kinds(example))
     net.spec = judge(net, example)

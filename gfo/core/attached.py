@@ -179,7 +179,8 @@ class Attached(nn.Module):
 
         Args:
             lr: Rates of "backbone", "masks", "log_z" other than 1e-3, 1e-3, 1e-2.
-            backbone: False leaves the model's own parameters out (freezing them is yours).
+            backbone: False leaves the model's own parameters out (freezing them is yours), and in
+                what the likelihood learns.
 
         Returns:
             A group with "params", "lr" and "name" for each of the three that has parameters. What a
@@ -190,8 +191,9 @@ class Attached(nn.Module):
         """
         if backbone not in (True, False):
             raise ValueError(f"backbone is {backbone!r}, needs to be True or False")
-        rates, own = learning_rates(lr), [*self.model.parameters(), *self.likelihood.parameters()]
-        groups = ({"backbone": own} if backbone else {}) | self.method.param_groups()
+        rates, masks = learning_rates(lr), self.method.param_groups()
+        own = [*(self.model.parameters() if backbone else ()), *self.likelihood.parameters()]
+        groups = ({"backbone": own} if own else {}) | masks
         if not groups:
             raise ValueError(f"{self.method.name} has no mask parameters: nothing to train")
         return [{"params": p, "lr": rates[name], "name": name} for name, p in groups.items()]

@@ -36,8 +36,7 @@ class Bernoulli(Likelihood):
         return self.probs(outputs)
 
     def entropy(self, probs: Tensor) -> Tensor:
-        coins = torch.special.entr(probs) + torch.special.entr(1 - probs)
-        return coins.flatten(1).sum(1)
+        return (torch.special.entr(probs) + torch.special.entr(1 - probs)).flatten(1).sum(1)
 
     def answer(self, probs: Tensor) -> Tensor:
         return (probs >= 0.5).float()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gfo.core.attached import Attached
-from gfo.core.batch import as_tensors, from_mapping, kinds, leaves, row_slice, rows, tree_map
+from gfo.core.batch import as_tensors, from_mapping, leaves, row_slice, rows, tree_map
 
 # Inputs per block: noise is drawn block by block, so that it cannot depend on chunking. Fewer
 # where the noise of a block would pass these bytes.
@@ -57,7 +57,11 @@ def in_blocks(parts: Iterable[Any], step: int) -> Iterator[Any]:
 
 def _alike(a: Any, b: Any) -> bool:
     """Whether the rows of two batches can be put together."""
-    return kinds(a) == kinds(b) and [t.device for t in leaves(a)] == [t.device for t in leaves(b)]
+
+    def what(tensor: Tensor) -> tuple:
+        return tensor.shape[1:], tensor.dtype, tensor.device
+
+    return tree_map(what, a) == tree_map(what, b)  # and what is no tensor is the same
 
 
 def block_rows(net: Attached, samples: int) -> int:

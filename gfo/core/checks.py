@@ -93,8 +93,7 @@ def check_finite(net: Attached, *answers: Tensor | None) -> None:
     """Raise ValueError, naming the cause, where an answer of the network holds NaN or +inf."""
     if not any(bool((t.isnan() | t.isposinf()).any()) for t in answers if t is not None):
         return
-    held = net.state_dict().items()
-    name = next((k for k, v in held if v.is_floating_point() and not v.isfinite().all()), None)
+    name = next((k for k, v in net.named_parameters() if not v.isfinite().all()), None)
     cause = "numbers overflow on the way: see the scale of x and of the weights"
     if name is not None:
         cause = f"its {name!r} is not finite: load its last good weights, or train at a lower rate"

@@ -93,8 +93,7 @@ class Likelihood(nn.Module):
 
     def mean(self, outputs: Tensor) -> Tensor:
         """Mean of the predictive over masks, what `gfo.predict` returns: outputs (S, B, C, …)."""
-        each = self.expected(outputs.flatten(0, 1))
-        return each.unflatten(0, outputs.shape[:2]).mean(0)
+        return self.expected(outputs.flatten(0, 1)).unflatten(0, outputs.shape[:2]).mean(0)
 
     def entropy(self, probs: Tensor) -> Tensor:
         """Of mean probabilities (B, C, …), (B,), in nats; of several answers per row the sum."""
@@ -185,8 +184,7 @@ class PositionLabels(td.Categorical):
     """Labels of which those of −100 count nothing."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        found = super().log_prob(value.where(value != -100, 0))
-        return found.where(value != -100, 0.0)
+        return super().log_prob(value.where(value != -100, 0)).where(value != -100, 0.0)
 
 
 class Categorical(Likelihood):

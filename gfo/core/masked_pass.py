@@ -115,7 +115,8 @@ def masked_pass(
             there are masks, else "test" where there is noise, else "mean".
 
     Raises:
-        ValueError: For an unknown source, and for one whose masks or noise are missing.
+        ValueError: For an unknown source, for one whose masks or noise are missing, and for a
+            likelihood that is not one number per row.
     """
     if source is None:
         source = "given" if masks is not None else "mean" if noise is None else "test"
@@ -126,6 +127,8 @@ def masked_pass(
     with net.handling(handler):
         logits = handler.finish(net.logits(call(net.model, x)))
     log_lik = None if y is None else net.likelihood.log_lik(logits, y)
+    if log_lik is not None and log_lik.shape != logits.shape[:1]:
+        raise ValueError(f"log_lik is {tuple(log_lik.shape)}, needs (B,): see td.Independent")
     seen = (handler.masks, handler.q_logits, handler.p_logits, handler.log_z)
     return Pass(logits, *seen, log_lik, handler.log_flows)
 

@@ -91,8 +91,7 @@ def _pull(weight: Tensor | None, above: Tensor, below: Tensor, like: Tensor) -> 
 
 def fixed_at(keep: float, logits: Tensor) -> Tensor:
     """Logits of Bernoulli(keep) in the shape of others; padding, which is certain, stays."""
-    fixed = torch.logit(torch.tensor(keep)).to(logits)
-    return torch.where(logits == CERTAIN, logits, fixed)
+    return torch.where(logits == CERTAIN, logits, torch.logit(torch.tensor(keep)).to(logits))
 
 
 def tb_residual(log_z: Tensor, log_q: Tensor, log_reward: Tensor) -> Tensor:

@@ -114,8 +114,7 @@ def _score_batches(net: Attached, loader: Iterable, y: Any, masks: Sequence[Tens
         x, rest = inputs(net, item)
         if not rest:
             raise ValueError("score needs labels: pass a loader of batches (x, y)")
-        part = [mask[done : done + rows(x)] for mask in masks]
-        found.append(score(net, x, rest[0], part))
+        found.append(score(net, x, rest[0], [mask[done : done + rows(x)] for mask in masks]))
         done += rows(x)
     if not found or any(len(mask) != done for mask in masks):
         raise ValueError(f"masks have {[len(m) for m in masks]} rows, the loader yields {done}")

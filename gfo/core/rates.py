@@ -9,11 +9,15 @@ def learning_rates(lr: Mapping[str, float] | None) -> dict[str, float]:
     """The rate of each group, the default where `lr` does not name it.
 
     Raises:
-        ValueError: Where `lr` is no mapping, or names a group that there is not.
+        ValueError: Where `lr` is no mapping, names a group that there is not, or a rate that is
+            negative or not finite.
     """
     if not isinstance(lr, Mapping | None):
         raise ValueError(f"lr is {lr!r}, needs a rate by group: lr={{'backbone': {lr!r}}}, say")
     unknown = set(lr or {}) - set(LEARNING_RATES)
     if unknown:
         raise ValueError(f"lr names {sorted(unknown)}; the groups are {sorted(LEARNING_RATES)}")
-    return LEARNING_RATES | {name: float(rate) for name, rate in (lr or {}).items()}
+    rates = LEARNING_RATES | {name: float(rate) for name, rate in (lr or {}).items()}
+    if not all(0 <= rate < float("inf") for rate in rates.values()):
+        raise ValueError(f"lr is {lr}: rates are finite, from 0 on")
+    return rates

@@ -41,13 +41,17 @@ def save(net: Attached, path: str | Path) -> None:
 
     Raises:
         ValueError: Where `load` could not make the same of it (a method whose class is in no
-            registry, a quantised module), and where the file cannot be written.
+            registry, or that was changed after attach, a quantised module), and where the file
+            cannot be written.
     """
     check_net(net)
     method, kind = net.method, type(net.method)
-    if type(METHODS[method.name](**method.config)) is not kind:
+    fresh = METHODS[method.name](**method.config)
+    if type(fresh) is not kind:
         other = f"{kind.__name__} is not registered, {method.name!r} is another class"
         raise ValueError(f"{other}: give it a name of its own with @METHODS.register")
+    if changed := [k for k in method.config if getattr(fresh, k, 0) != getattr(method, k, 0)]:
+        raise ValueError(f"{changed[0]} was set after attach, no file would say so: attach with it")
     with net.exclusive():
         write_content(path, {"gfo": describe(net), "state": plain_state(net)})
 

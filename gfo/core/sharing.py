@@ -96,8 +96,7 @@ def received(net: Attached, x: Any, masks: list[Tensor]) -> Seen:
         note(f"site {layer}", h)
         return h * net.sites[layer].spread(masks[layer]).to(h)
 
-    hooks = hooked(net.model, nn.Module.register_forward_pre_hook, before)
-    with hooks, net.handling(mask):
+    with hooked(net.model, nn.Module.register_forward_pre_hook, before), net.handling(mask):
         note("logits", net.logits(call(net.model, tree_map(torch.clone, x))))
     return seen
 
@@ -109,8 +108,7 @@ def digest(t: Tensor, coarse: float) -> Tensor:
     """
     t = t.reshape(len(t), -1).float().nan_to_num(0.0).clamp(-1e18, 1e18)
     weights = torch.arange(t.shape[1], device=t.device).cos()
-    size = t.square().mean(1).sqrt()
-    return torch.stack([t @ weights / t.shape[1] ** 0.5, coarse * size], 1)
+    return torch.stack([t @ weights / t.shape[1] ** 0.5, coarse * t.square().mean(1).sqrt()], 1)
 
 
 def near(a: Tensor, b: Tensor) -> bool:

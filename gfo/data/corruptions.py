@@ -103,8 +103,7 @@ def frost(x: Tensor, severity: int, gen: torch.Generator) -> Tensor:
 
 def luminance(x: Tensor) -> Tensor:
     """Grey values (n, 1, H, W) of colours (n, 3, H, W), by the weights of ITU-R BT.601."""
-    weights = x.new_tensor([0.299, 0.587, 0.114])[:, None, None]
-    return (x * weights).sum(1, keepdim=True)
+    return (x * x.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
 
 
 def zoomed(layer: Tensor, zoom: float) -> Tensor:

@@ -58,8 +58,7 @@ def inverse(root: Root = None, seed: int = 0) -> Splits:
     def draw(n: int, part: int) -> Part:
         gen = generator(seed, "inverse", part)
         y = torch.rand(n, 1, generator=gen)
-        noise = 0.05 * torch.randn(n, 1, generator=gen)
-        return y + 0.3 * torch.sin(2 * math.pi * y) + noise, y
+        return y + 0.3 * torch.sin(2 * math.pi * y) + 0.05 * torch.randn(n, 1, generator=gen), y
 
     parts = [draw(n, part) for part, n in enumerate((2000, 500, 500, 1000), 1)]
     return Splits("inverse", *parts, mean=torch.zeros(1, 1), std=torch.ones(1, 1), classes=2)

@@ -33,8 +33,7 @@ def outside(name: str, splits: Splits, n: int, root: Root = None, seed: int = 0)
     """
     if name == splits.name:
         raise ValueError(f"{name} is what the network was trained on: nothing outside about it")
-    raw = OUTSIDE[name](root, n, generator(seed, "outside", name))
-    return splits.normalised(unit(raw))
+    return splits.normalised(unit(OUTSIDE[name](root, n, generator(seed, "outside", name))))
 
 
 def _some(x: Tensor, n: int, gen: torch.Generator) -> Tensor:

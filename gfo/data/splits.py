@@ -137,8 +137,7 @@ def check_file(path: Path, digest: str, cure: str, algorithm: str = "sha256") ->
     about = path.stat()
     found = _digest(path, algorithm, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
     if found != digest:
-        name = algorithm.upper()
-        refuse(f"{str(path)!r} is not the published file (its {name} differs): {cure}")
+        refuse(f"{str(path)!r} is not the published file (its {algorithm.upper()} differs): {cure}")
 
 
 def refuse(message: str) -> None:

@@ -26,8 +26,7 @@ def rotate(x: Tensor, degrees: Tensor | float) -> Tensor:
     ).unflatten(1, (2, 3))  # (n, 6) -> (n, 2, 3)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False).to(x)
     turned = F.grid_sample(x, grid, align_corners=False)
-    still = (angle == 0).to(x.device)[:, None, None, None]
-    return torch.where(still, x, turned)
+    return torch.where((angle == 0).to(x.device)[:, None, None, None], x, turned)
 
 
 def crop_flip(x: Tensor, gen: torch.Generator, *, pad: int = 4) -> Tensor:
@@ -87,5 +86,4 @@ def rotated(splits: Splits) -> Tensor:
 
 def add_noise(raw: Tensor, sigma: float) -> Tensor:
     """Gaussian pixel noise, the same draw for every method and severity, clipped to [0, 1]."""
-    noise = torch.randn(raw.shape, generator=generator(0, "pixel noise"))
-    return (raw + sigma * noise).clamp(0, 1)
+    return (raw + sigma * torch.randn(raw.shape, generator=generator(0, "pixel noise"))).clamp(0, 1)

@@ -81,6 +81,7 @@ class Sets(Conformal):
         return 1 - probs.gather(1, y[:, None].to(probs.device)).squeeze(1)
 
     def __call__(self, probs: Tensor) -> Tensor:
+        check_classes(probs, probs.argmax(1))
         return 1 - probs <= self.threshold
 
 
@@ -112,4 +113,5 @@ class Intervals(Conformal):
         raise ValueError(f"mean, sd, y: {got} need one shape (B, D), finite numbers and sd > 0")
 
     def __call__(self, mean: Tensor, sd: Tensor) -> tuple[Tensor, Tensor]:
+        self.score(mean, sd, mean)  # which refuses others
         return mean - self.threshold * sd, mean + self.threshold * sd

@@ -37,8 +37,7 @@ def passes(net: Attached, x: Any, y: Tensor, source: str, samples: int, seed: in
     back = y.device
     x, y = to_device((x, y), device_of(net))
     for index in range(samples):
-        gen = generator(seed, "masks", index, device=device_of(net))
-        noise = noise_for(net, rows(x), gen)
+        noise = noise_for(net, rows(x), generator(seed, "masks", index, device=device_of(net)))
         out = without_gradient(net, x, y, noise=noise, source=source)
         if source == "test":  # that pass runs the leading policy only and leaves y unread
             out = without_gradient(net, x, y, masks=out.masks)
@@ -147,8 +146,7 @@ def correlations(
         log_q, log_p, log_reward = log_q[:1], log_p[:1], log_reward[:1]
         log_lik = log_lik.mean(0, keepdim=True)
     found: dict[str, float] = {"correlation_masks": masks}
-    pairs = (("reward", log_q, log_reward), ("data", log_q - log_p, log_lik))
-    for name, a, b in pairs:
+    for name, a, b in (("reward", log_q, log_reward), ("data", log_q - log_p, log_lik)):
         r, p = pearson(a, b), permutation_p(a, b, permutations, seed)
         found[f"correlation_{name}"] = float(r.mean())
         found[f"correlation_{name}_sd"] = float(r.std()) if len(r) > 1 else 0.0
@@ -230,8 +228,7 @@ def predictive_nll(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed:
     sets: dict[str, list[Tensor]] = {}
     for name, source in (("p", "test"), ("q", "q")):
         if name == "p" or net.method.q is not None:
-            seen = passes(net, x, y, source, samples, seed)
-            sets[name] = by_site(seen, "masks", len(y))
+            sets[name] = by_site(passes(net, x, y, source, samples, seed), "masks", len(y))
     other = torch.randperm(len(y), generator=generator(seed, "other"))
     sets["shuffled"] = [z[:, other] for z in sets["p"]]
     gen = generator(seed, "uniform")
@@ -239,8 +236,7 @@ def predictive_nll(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed:
     found = {}
     for name, masks in sets.items():
         outputs = sample_logits(net, x, masks=masks).double()
-        log_lik = Predictive([(net.likelihood, outputs)]).log_prob(y)
-        found[f"nll_{name}"] = -float(log_lik.mean())
+        found[f"nll_{name}"] = -float(Predictive([(net.likelihood, outputs)]).log_prob(y).mean())
     return found
 
 
@@ -268,8 +264,7 @@ def layer_dependence(net: Attached, x: Any, y: Tensor, *, samples: int = 50, see
     if getattr(net.method, name) is None:
         raise ValueError(f"{net.method.name} has no distribution over masks: no dependence to see")
     coin, found = Bernoulli().entropy, []
-    seen = passes(net, x, y, "test", samples, seed)
-    for logits in by_site(seen, f"{name}_logits")[1:]:
+    for logits in by_site(passes(net, x, y, "test", samples, seed), f"{name}_logits")[1:]:
         keep = logits.sigmoid().double()
         found.append(float(coin(keep.mean(0)).mean() - coin(keep.flatten(0, 1)).mean()))
     return found

@@ -85,6 +85,8 @@ def per_answer(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if y.is_floating_point():  # coins; −1 is no label, so that degrees are refused
         probs = torch.stack((1 - probs, probs), 1)
         y = torch.where((y == 0) | (y == 1), y, -1).long()
+    if y.dim() > 1 and y.shape != (shape := (len(probs), *probs.shape[2:])):
+        raise ValueError(f"y has shape {tuple(y.shape)}, needs {shape}, as the probabilities")
     rows, labels = probs.movedim(1, -1).flatten(0, -2) if probs.dim() > 1 else probs, y.flatten()
     if y.dim() > 1 and len(labels) == len(rows):
         rows, labels = rows[labels != -100], labels[labels != -100]

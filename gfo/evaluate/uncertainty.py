@@ -129,7 +129,7 @@ def detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
 
     if not len(inside) or not len(outside):
         raise ValueError("detection needs at least one score inside and one outside")
-    scores = torch.cat([inside, outside]).double().cpu().numpy()
+    scores = torch.cat([inside.flatten(), outside.flatten()]).double().cpu().numpy()
     if not np.isfinite(scores).all():
         raise ValueError("scores contain NaN or inf: look at the logits they come from")
     is_outside = np.arange(len(scores)) >= len(inside)

@@ -145,8 +145,7 @@ class Method(nn.Module):
                 more than once (see `gfo.core.masked_pass.BatchPass`).
             n: Size of the training set.
         """
-        out = batch_pass(source="train", repeat=self.masks)
-        return Loss({"nll": -out.log_lik.mean()}, {})
+        return Loss({"nll": -batch_pass(source="train", repeat=self.masks).log_lik.mean()}, {})
 
     def loss_of(self, net: Any, x: Any, y: Any, n: int, key: tuple, shard: tuple) -> Loss:
         """`loss` of a batch that is checked first: what `net.loss` returns."""

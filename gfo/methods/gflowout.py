@@ -61,7 +61,8 @@ class GFlowOut(Method):
         anneal: Epochs over which `temperature` and `random` fall, in a line, to 1 and 0 (the paper:
             0, they stay). Counted by the rows that the loss has seen in train mode.
         e_steps: Steps of q for each one of backbone and p, the E-steps and M-steps of GFlowNet-EM
-            (Hu et al., 2023), by the number of the step. 1, the paper: all move together.
+            (Hu et al., 2023), by the number of the step, to which that of the epoch is added, or at
+            random where `loss` is given no step. 1, the paper: all move together.
         sleep: Weight of GFlowNet-EM's sleep phase: q also learns the masks that p drew from a y
             drawn under them. 0, the paper: it does not.
     """
@@ -201,7 +202,8 @@ class GFlowOut(Method):
             _, world = batch_pass.shard
             self.seen += rows(batch_pass.x) * world / n  # what is drawn later reads it
         info = {} if out.log_z is None else {"log_z": out.log_z.detach().mean()}
-        if not self.steady and batch_pass.key[-1] % self.e_steps:  # backbone and p stand still
+        # backbone and p stand still; the epoch is added, since some have but one step
+        if not self.steady and sum(batch_pass.key[2:] or batch_pass.key) % self.e_steps:
             info |= {name: parts.pop(name) for name in ("nll", "prior", "pull") if name in parts}
         return Loss(parts, info)
 

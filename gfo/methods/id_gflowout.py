@@ -65,8 +65,7 @@ class IDGFlowOut(Method):
     def loss(self, batch_pass, n):
         self.n.fill_(n)
         out = batch_pass(source="train")
-        log_reward = self.log_reward(out.log_lik, out.log_p, n)
-        residual = tb_residual(out.log_z, out.log_q, log_reward)
+        residual = tb_residual(out.log_z, out.log_q, self.log_reward(out.log_lik, out.log_p, n))
         floor = (self.beta * n) ** 2 * out.log_lik.detach().var() * (1 / len(out.log_lik) - 1 / n)
         info = {"tb_residual_sq": residual.detach().square().mean(), "tb_floor": floor}
         return Loss({"nll": -out.log_lik.mean(), "tb": residual.square().mean() / n}, info)

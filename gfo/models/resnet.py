@@ -50,8 +50,7 @@ def resnet18(
     for stage, count in enumerate(blocks):
         outputs, parts = width * 2**stage, []
         for index in range(count):
-            stride = 2 if stage and not index else 1
-            parts.append(make_block(order, inputs, outputs, stride))
+            parts.append(make_block(order, inputs, outputs, 2 if stage and not index else 1))
             inputs = outputs
             sites.append(f"layer{stage + 1}.{index}.{'bn2' if order == 'conv-bn' else 'conv2'}")
         layers.append((f"layer{stage + 1}", nn.Sequential(*parts)))

@@ -14,7 +14,9 @@ Moving = dict[str, dict[str, Any]]  # "optimizers" and "schedulers", by group
 
 def name_of(thing: Any) -> str | None:
     """How a checkpoint tells apart what it cannot hold: by name."""
-    return thing if isinstance(thing, str | None) else getattr(thing, "__qualname__", repr(thing))
+    if isinstance(thing, str | None):
+        return thing  # of an object or a partial its kind, of which a repr has the address
+    return getattr(getattr(thing, "func", thing), "__qualname__", type(thing).__qualname__)
 
 
 def check_writable(path: File, what: str = "checkpoint") -> None:
@@ -25,7 +27,8 @@ def check_writable(path: File, what: str = "checkpoint") -> None:
         if Path(path).is_dir():
             raise IsADirectoryError("it is a folder")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=Path(path).parent).close()
+        with tempfile.TemporaryFile(dir=Path(path).parent) as file:
+            file.write(bytes(2**16))  # a full disk takes an empty file
 
 
 def remember(

@@ -26,7 +26,7 @@ from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import derive, generator
 from gfo.core.predict import Reduce, answers
 from gfo.core.rates import learning_rates
-from gfo.core.save import describe
+from gfo.core.save import describe, digest
 from gfo.methods.base import Loss, check_argument
 from gfo.train.batches import Batches, Data, ordered, pairs
 from gfo.train.checkpoint import File, Moving, check_writable, name_of, remember, resume
@@ -58,6 +58,7 @@ def fit(
         patience: Early stopping waits so many epochs for a better one.
         lr: Rates of the groups "backbone", "masks", "log_z" other than 1e-3, 1e-3, 1e-2 (Adam).
         optimizer: `f(group, parameters)`, an optimiser for each group instead of one Adam for all.
+            It sets the rates; `lr` then but names them, where a run goes on from a checkpoint.
         backbone: False trains masks on a frozen network (its BatchNorm statistics stay too).
         samples: Masks that the validation predictive is averaged over.
         seed: Of every random number of the run.
@@ -122,6 +123,7 @@ class Run:
             valid=data.valid_n, samples=self.samples if data.valid_n else None,
             augment=name_of(self.augment), optimizers=[name_of(type(o)) for o in optimizers],
             schedule=name_of(schedule), steps=steps,  # where the schedule ends
+            data=digest(data.train) if isinstance(data.train, tuple) else None,
         )}  # fmt: skip
 
     def to_end(self, patience: int, checkpoint: File, about: dict) -> pd.DataFrame:
@@ -152,8 +154,9 @@ class Run:
         net, data, seed, started = self.net, self.data, self.seed, time.perf_counter()
         torch.manual_seed(derive(seed, "epoch", epoch))
         source = getattr(data.train, "source", None)
-        if isinstance(own := getattr(source, "generator", None), torch.Generator):
-            own.manual_seed(derive(seed, "loader", epoch))  # a DataLoader's
+        for part in (source, getattr(source, "sampler", None)):  # a DataLoader's
+            if isinstance(own := getattr(part, "generator", None), torch.Generator):
+                own.manual_seed(derive(seed, "loader", epoch))
         bar = tqdm(
             ordered(data.train, data.batch, seed, epoch, data.lone), leave=False,
             total=data.per_epoch or None, disable=not self.progress,
@@ -218,7 +221,7 @@ def check_finite(part: str, value: float, epoch: int) -> None:
 
 def check_weights(net: Attached, epoch: int) -> None:
     """Raise ValueError, naming epoch and weight, for one that is not finite."""
-    named = {k: v for k, v in net.state_dict().items() if v.is_floating_point()}
+    named = dict(net.named_parameters())  # a buffer may hold inf by design, as a causal mask does
     finite = torch.stack([v.isfinite().all() for v in named.values()]).tolist()  # one wait
     if not all(finite):
         check_finite(f"weight {list(named)[finite.index(False)]}", math.nan, epoch)

@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gfo.core.attached import Attached
+from gfo.core.checks import check_whole
 from gfo.core.ensemble import Ensemble
 from gfo.core.noise import generator
 from gfo.train.batchnorm import reestimate
@@ -69,7 +70,7 @@ class Swag:
     """
 
     def __init__(self, net: Attached, rank: int = 20):
-        self.net, self.rank, self.count = net, rank, 0
+        self.net, self.rank, self.count = net, check_whole("rank", rank, 2), 0
         self.mean, self.squares, self.deviations = torch.zeros(()), torch.zeros(()), []
 
     def collect(self, *_) -> None:

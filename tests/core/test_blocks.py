@@ -258,3 +258,19 @@ def test_memory_does_not_grow_with_samples_inputs_and_classes():
     2 MiB at once, and what the C library keeps of them: 64 MiB is twice that."""
     got = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert float(got.stdout) < 64
+
+
+def test_a_loaders_batches_keep_what_is_no_tensor():
+    class Signed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 4), nn.Linear(4, 3)
+
+        def forward(self, x, sign):
+            return sign * self.b(self.a(x).relu())
+
+    rows = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    batches = [{"x": rows[:3], "sign": 1}, {"x": rows[3:], "sign": -1}]
+    signed = gfo.attach(Signed(), ["a"], "deterministic", batches[0])
+    apart = torch.cat([gfo.predict(signed, batch) for batch in batches])
+    torch.testing.assert_close(gfo.predict(signed, iter(batches)), apart)

@@ -220,3 +220,11 @@ def test_every_text_file_is_read_and_written_in_utf8():  # faults D
             if text and not any(k.arg == "encoding" for k in node.keywords):
                 missing.append(f"{path.name}:{node.lineno} {name}")
     assert missing == [], missing
+
+
+def test_what_was_set_after_attach_is_refused_since_no_file_would_say_it(tmp_path):
+    net = gfo.attach(*toy_model(), "random", torch.randn(2, 6))
+    gfo.save(net, tmp_path / "net.pt")
+    net.method.rescale = True
+    with pytest.raises(ValueError, match="rescale was set after attach"):
+        gfo.save(net, tmp_path / "net.pt")

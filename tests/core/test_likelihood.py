@@ -143,3 +143,15 @@ def test_a_file_remembers_which_likelihood_it_was_trained_for(tmp_path):
     gfo.save(make()[0], path)
     with pytest.raises(ValueError, match="holds another likelihood: the default there"):
         gfo.load(path, toy_model()[0], likelihood=gfo.SoftTargets())
+
+
+@pytest.mark.parametrize("method", ["random", "gflowout"])
+def test_a_likelihood_that_is_no_number_per_row_is_refused(method):
+    class Counts(gfo.Likelihood):  # which forgets Independent
+        def distribution(self, outputs):
+            return torch.distributions.Poisson(outputs.exp())
+
+    x, y = torch.randn(8, 6), torch.ones(8, 3)
+    net = gfo.attach(*toy_model(), method, x[:2], likelihood=Counts())
+    with pytest.raises(ValueError, match=r"log_lik is \(8, 3\), needs \(B,\)"):
+        net.loss(x, y, n=8, seed=0, step=0)

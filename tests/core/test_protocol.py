@@ -158,12 +158,15 @@ def test_real_y_is_read_standardised_by_the_training_y_and_only_once():
     assert torch.equal(constant.likelihood.encode(torch.ones_like(y)), torch.zeros_like(y))
 
 
-def test_a_learned_sd_is_trained_with_the_backbone_saved_and_moved(tmp_path):
+def test_a_learned_sd_is_trained_saved_and_moved(tmp_path):
     net, x, y = make("learned")
     gfo.fit(net, (x, y), epochs=0, **TRAIN)
     assert_close(net.likelihood.log_sd.detach(), y.std(0).log())  # where it starts
+    frozen = copy.deepcopy(net.model.state_dict())
     gfo.fit(net, (x, y), epochs=1, backbone=False, **TRAIN)
-    assert_close(net.likelihood.log_sd.detach(), y.std(0).log())
+    for name, weight in net.model.state_dict().items():
+        assert torch.equal(weight, frozen[name]), name
+    assert (net.likelihood.log_sd.detach() != y.std(0).log()).all()  # of a frozen network too
     gfo.fit(net, (x, y), epochs=20, lr={"backbone": 0.05}, **TRAIN)
     trained = net.likelihood.log_sd.detach().clone()
     assert ((trained - y.std(0).log()).abs() > 0.2).all()

@@ -146,3 +146,15 @@ def test_what_has_no_answers_is_refused_in_one_line():
         with pytest.raises(ValueError, match="no class probabilities") as caught:
             Temperature(p, labels)
         assert "\n" not in str(caught.value)
+
+
+def test_what_is_called_is_checked_as_what_is_fitted():
+    gen = torch.Generator().manual_seed(0)
+    logits, y = torch.randn(50, 3, generator=gen), torch.arange(50) % 3
+    scale = Temperature(logits.softmax(1), y)
+    for wrong in (logits, logits.softmax(1).expand(5, 50, 3), logits.sigmoid()):
+        with pytest.raises(ValueError):
+            scale(wrong)
+    coins = Temperature(logits.sigmoid(), (y[:, None] == torch.arange(3)).float())
+    with pytest.raises(ValueError):
+        coins(logits)

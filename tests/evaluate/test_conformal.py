@@ -173,3 +173,17 @@ def test_bad_input_is_one_line():
         with pytest.raises(ValueError, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_what_is_called_is_checked_as_what_calibrates():
+    gen = torch.Generator().manual_seed(0)
+    logits, y = torch.randn(50, 3, generator=gen), torch.arange(50) % 3
+    sets = Sets(logits.softmax(1), y)
+    mean, sd = torch.randn(50, 1, generator=gen), torch.ones(50, 1)
+    intervals = Intervals(mean, sd, mean + 1)
+    for call in (
+        lambda: sets(logits), lambda: sets(torch.full((2, 3), torch.nan)),
+        lambda: intervals(mean, sd[:, 0]), lambda: intervals(mean, 0 * sd),
+    ):  # fmt: skip
+        with pytest.raises(ValueError):
+            call()

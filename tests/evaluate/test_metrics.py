@@ -56,3 +56,11 @@ def test_reliability_recovers_ece_and_selective_accuracy_its_count():
 def test_faults_a6_what_is_no_label_is_no_miss(score, y):
     with pytest.raises(ValueError, match="are no class probabilities"):
         score(torch.tensor([[0.5, 0.5], [0.25, 0.75]]), y)
+
+
+def test_labels_of_pixels_have_the_probabilities_places():
+    probs = torch.rand(4, 3, 2, 5).softmax(1)
+    y = torch.randint(3, (4, 2, 5))
+    assert metrics.evaluate(probs, y)["nll"] > 0
+    with pytest.raises(ValueError, match=r"y has shape \(4, 5, 2\), needs \(4, 2, 5\)"):
+        metrics.evaluate(probs, y.mT)

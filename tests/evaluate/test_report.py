@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import shake, toy_model
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import gfo
 from gfo.evaluate.calibrate import Temperature
@@ -202,3 +203,14 @@ def test_bad_y_is_named():
         with pytest.raises(ValueError, match=message) as caught:
             gfo.report(net, x, bad)
         assert "\n" not in str(caught.value)
+
+
+def test_a_loader_that_shuffles_is_refused_beside_labels_in_order():
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 6), torch.arange(32) % 3
+    net = gfo.attach(*toy_model(), "random", x[:2])
+    both = TensorDataset(x, y)
+    told = gfo.report(net, DataLoader(both, 8), y).table
+    pd.testing.assert_frame_equal(told, gfo.report(net, x, y).table)
+    with pytest.raises(ValueError, match="shuffle=False"):
+        gfo.report(net, DataLoader(both, 8, shuffle=True), y)

@@ -206,3 +206,9 @@ def test_what_masks_buy_is_scored_under_the_likelihood():
     assert found["nll_q"] == pytest.approx(-float(want.mean()), rel=1e-5)
     with pytest.raises(ValueError, match="distances compares labels"):
         distances(net, x, y)
+
+
+def test_scores_in_a_column_are_detected_as_in_a_row():
+    gen = torch.Generator().manual_seed(0)
+    inside, outside = torch.randn(50, generator=gen), 1 + torch.randn(30, generator=gen)
+    assert detection(inside[:, None], outside[:, None]) == detection(inside, outside)

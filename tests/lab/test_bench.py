@@ -185,6 +185,8 @@ def test_faults_c_an_unwritable_folder_is_found_before_measuring(tmp_path, monke
         (["--model", "tiny", "--seed", "-1"], "seed is -1"),
         (["--model", "tiny", "--seed", "0", "1"], "give one seed"),
         (["--model", "tiny", "--device", "gpu"], "device 'gpu' is none"),
+        (["--growth", "--batch", "77"], "--growth has sizes of its own: leave out --batch"),
+        (["--growth", "--model", "tiny"], "leave out --model"),
     ],
 )
 def test_the_command_names_what_is_wrong(args, message, capsys):

@@ -266,7 +266,7 @@ def one_epoch(configs):
         (["rotation", "--dataset", "mnst"], "did you mean 'mnist'?"),
         (["rotation", "--dataset", "icu-synthetic"], "known: mnist, digits"),
         (["easy-vqa", "--dataset", "mnist"], "known: easy-vqa"),
-        (["rotation", "--seed", "-1"], "seed -1: seeds are whole numbers"),
+        (["rotation", "--seed", "-1"], "seed is -1, needs to be at least 0, a whole number"),
         (["rotation", "--device", "gpu"], "device 'gpu' is none"),
         (["masks", "--method", "ensemble"], "ensemble draws no masks"),
         (["masks", "--method", "deterministic"], "deterministic draws no masks"),
@@ -313,3 +313,10 @@ def test_a_sweep_returns_its_own_configuration_only(tmp_path, monkeypatch):
     found = run("rotation", **how)
     assert len(found) == 1 and found["config"].iloc[0]["epochs"] == 1
     assert len(records.read("rotation", tmp_path)) == 2
+
+
+def test_a_small_number_is_kept_to_four_digits_that_count():
+    assert records.rounded({"p": 3.24567e-8, "nll": [0.12345678, -0.000123456]}) == {
+        "p": 3.246e-8, "nll": [0.123457, -0.0001235],
+    }  # fmt: skip
+    assert records.rounded([0.0, float("inf")]) == [0.0, float("inf")]

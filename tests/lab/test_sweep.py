@@ -9,12 +9,13 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 import tiny_experiment
 from gfo_lab import records
 from gfo_lab.cli import main
 from gfo_lab.experiments import EXPERIMENTS
-from gfo_lab.run import run
+from gfo_lab.run import plan, run
 from gfo_lab.sweep import FailedRuns
 from tiny_experiment import EPOCHS
 
@@ -277,3 +278,11 @@ def test_a_way_of_running_that_there_is_not(args, message, capsys, tmp_path):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_asked_for_twice_is_run_once(tmp_path):
+    grid = plan("rotation", ["random", "random"], seeds=np.array([0, 0, 5]), out=tmp_path).grid
+    assert [(one["method"], one["seed"]) for one in grid] == [("random", 0), ("random", 5)]
+    assert all(type(one["seed"]) is int for one in grid)
+    with pytest.raises(ValueError, match="seed is 1.5"):
+        plan("rotation", ["random"], seeds=[1.5], out=tmp_path)

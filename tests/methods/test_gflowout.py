@@ -125,11 +125,19 @@ def test_an_annealed_run_goes_on_as_if_unbroken(tmp_path):
         assert torch.equal(net.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("per_epoch", [1, 2, 3, 5])
+def test_one_step_in_e_steps_moves_the_backbone_however_short_an_epoch(per_epoch):
+    net, x, y = make(e_steps=4)
+    steps = [(epoch, step) for epoch in range(20) for step in range(per_epoch)]
+    m_steps = ["nll" in net.loss(x, y, n=8, seed=0, step=step).parts for step in steps]
+    assert sum(m_steps) == len(steps) // 4
+
+
 def test_between_m_steps_backbone_and_prior_stand_still():
     net, x, y = make(e_steps=3, sleep=0.5, pull=0.1)
     for step in range(4):
         net.zero_grad(set_to_none=True)
-        found = net.loss(x, y, n=8, seed=0, step=(1, step))
+        found = net.loss(x, y, n=8, seed=0, step=(3, step))
         found.total.backward()
         moved = {
             name: all(p.grad is not None for p in part.parameters())

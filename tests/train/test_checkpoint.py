@@ -2,10 +2,14 @@
 
 import copy
 import errno
+import io
+import tempfile
+from functools import partial
 
 import pytest
 import torch
 from conftest import toy_model
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 import gfo
 
@@ -86,3 +90,53 @@ def test_a_damaged_checkpoint_is_named_before_a_weight_moves(tmp_path):
     gfo.save(net("gflowout"), file)
     with pytest.raises(ValueError, match=r"no checkpoint of gfo\.fit"):
         gfo.fit(net("gflowout"), (X, Y), checkpoint=file, **HOW)
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    """Folds that share a file name would each get the first fold's network."""
+    how = HOW | {"checkpoint": tmp_path / "run.pt", "epochs": 1}
+    gfo.fit(net(), (X, Y), **how)
+    for x, y in ((X.flip(0), Y), (X, 2 - Y), (X[:-1], Y[:-1])):
+        with pytest.raises(ValueError, match="another run"):
+            gfo.fit(net(), (x, y), **how)
+    assert len(gfo.fit(net(), (X.clone(), Y.clone()), **how | {"epochs": 2})) == 2
+
+
+def scaled(x, gen, by=1.0):
+    return x * by
+
+
+def test_a_checkpoint_names_a_partial_by_its_function(tmp_path):
+    """Its repr has an address: another process could not go on."""
+    how = HOW | {"checkpoint": tmp_path / "run.pt"}
+    gfo.fit(net(), (X, Y), augment=partial(scaled, by=0.5), **how | {"epochs": 1})
+    assert "0x" not in str(torch.load(tmp_path / "run.pt", weights_only=True)["gfo"])
+    assert len(gfo.fit(net(), (X, Y), augment=partial(scaled, by=0.5), **how)) == 2
+    with pytest.raises(ValueError, match="another run"):
+        gfo.fit(net(), (X, Y), augment=lambda x, gen: x, **how)
+
+
+def test_a_disk_that_takes_but_an_empty_file_is_found_before_the_first_step(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
+    monkeypatch.setattr(gfo.RandomDropout, "loss", None)
+    with pytest.raises(ValueError, match="No space left"):
+        gfo.fit(net(), (X, Y), checkpoint=tmp_path / "run.pt", **HOW)
+
+
+def test_a_sampler_with_a_generator_of_its_own_goes_on_as_an_unbroken_run(tmp_path):
+    def loader():
+        gen = torch.Generator().manual_seed(5)
+        sampler = WeightedRandomSampler(torch.ones(len(X)), len(X), generator=gen)
+        return DataLoader(TensorDataset(X, Y), 8, sampler=sampler)
+
+    how = HOW | {"checkpoint": tmp_path / "run.pt"}
+    whole, broken = net(), net()
+    gfo.fit(whole, loader(), **HOW)
+    gfo.fit(broken, loader(), **how | {"epochs": 1})
+    gfo.fit(broken, loader(), **how)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, broken.state_dict()[name]), name

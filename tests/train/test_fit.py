@@ -722,3 +722,41 @@ def test_a_caller_without_gradients_gets_the_same_training():
         gfo.fit(second, problem(), **HOW)
         assert not torch.is_grad_enabled()
     assert torch.equal(weights(first), weights(second))
+
+
+def test_a_buffer_that_is_infinite_by_design_stops_no_training():
+    """As of a causal mask; only what training moves can diverge."""
+    net, data = fresh("random"), problem()
+    net.model.register_buffer("causal", torch.full((3, 3), -torch.inf).triu(1))
+    assert len(gfo.fit(net, data, **HOW)) == HOW["epochs"]
+    with torch.no_grad():
+        net.model.causal[0, 0] = torch.nan
+        next(net.model.parameters())[0, 0] = torch.inf
+    with pytest.raises(ValueError, match="load its last good weights") as caught:
+        gfo.predict(net, data[0])
+    assert "causal" not in str(caught.value)
+
+
+def test_rates_are_finite_and_not_negative():
+    for rate in (-0.05, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="rates are finite, from 0 on"):
+            gfo.fit(fresh("random"), problem(), lr={"backbone": rate}, **HOW)
+
+
+def test_what_the_likelihood_learns_is_trained_beside_a_frozen_backbone():
+    torch.manual_seed(0)
+    x = torch.randn(256, 6)
+    y = x[:, :1] + 0.1 * torch.randn(256, 1)
+    model = nn.Sequential(nn.Linear(6, 4), nn.Identity(), nn.Linear(4, 1))
+    nn.init.zeros_(model[0].weight), nn.init.zeros_(model[2].weight)
+    model[0].weight.data[0, 0] = model[2].weight.data[0, 0] = 1.0
+    for bias in (model[0].bias, model[2].bias):
+        nn.init.zeros_(bias)
+    net = gfo.attach(
+        model, ["1"], "deterministic", x[:2], likelihood=gfo.Gaussian(sd="learned")
+    )  # the mean is right: what is left is the noise
+    how = dict(lr={"backbone": 0.05}, progress=False, device="cpu", seed=0)
+    gfo.fit(net, (x, y), backbone=False, epochs=40, batch=32, **how)
+    assert model[0].weight[0, 0] == 1
+    left = (y - x[:, :1]).square().mean().sqrt()
+    assert float(net.likelihood.log_sd.detach().exp()) == pytest.approx(float(left), rel=0.1)

@@ -239,3 +239,9 @@ def test_random_dropout_inverted_is_torchs_dropout():
     mean = torch.einsum("m,mbk->bk", law, torch.stack(outs))
     torch.testing.assert_close(mean, net(X).detach(), rtol=0, atol=1e-5)
     assert math.isclose(float(law.sum()), 1, abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 1, -1, 2.5])
+def test_a_rank_that_leaves_no_covariance_is_refused_before_training(rank):
+    with pytest.raises(ValueError, match="rank is .* at least 2"):
+        Swag(plain(), rank)

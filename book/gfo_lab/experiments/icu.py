@@ -102,7 +102,6 @@ def measure(splits: gfo.data.Splits, predict, job: Job) -> dict[str, float]:
     found |= {f"{name}_valid": value for name, value in at_valid.items()}
     weights = tuning.balanced(splits.train[1]) if job.config.get("class_weights") else (1.0, 1.0)
     for suffix, q in (("", p), ("_freed", rare.without_weights(p, weights))):
-        both = torch.from_numpy(np.stack([1 - q, q], 1))
-        scores = metrics.evaluate(both, y)
+        scores = metrics.evaluate(torch.from_numpy(np.stack([1 - q, q], 1)), y)
         found |= {f"{name}{suffix}": scores[name] for name in ("nll", "brier", "ece")}
     return found

@@ -64,8 +64,7 @@ class Codes:
             first = names.str.split().str[0].fillna("")
             code = code.fillna(names.map(self.of_name)).fillna(first.map(self.of_word))
         token = "hicl " + code.fillna(0).astype(int).astype(str)
-        spare = ("name " + names).where(recover & (names != ""), "")
-        return token.where(code.notna(), spare)
+        return token.where(code.notna(), ("name " + names).where(recover & (names != ""), ""))
 
     def label(self, token: str) -> str:
         """A token as people read it."""
