@@ -28,7 +28,7 @@ def check_together(outputs: dict[str, Tensor], logits: Tensor, dropped: list[str
 
     Args:
         outputs: Of each site.
-        logits: A site that returns them is warned of.
+        logits: A site that returns them is warned of, and where they are probabilities.
         dropped: Sites at which the model's own dropout acts too while it trains.
     """
     for (name, h), (other, same) in combinations(outputs.items(), 2):
@@ -38,6 +38,8 @@ def check_together(outputs: dict[str, Tensor], logits: Tensor, dropped: list[str
     for name in (name for name, h in outputs.items() if are_logits(h, logits)):
         cause = f"site {name!r} is the output layer: its masks set logits to 0"
         warnings.warn(f"{cause}; choose a module before it", stacklevel=4)
+    if logits.shape[1] > 1 and (logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 1e-3:
+        warnings.warn("the model ends in a softmax: of classes give the logits", stacklevel=4)
     if dropped:
         cause = "dropout of the model's own, p > 0, acts in training beside the masks of site(s)"
         warnings.warn(f"{cause} {', '.join(dropped)}: set its p to 0", stacklevel=4)

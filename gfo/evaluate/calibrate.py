@@ -55,9 +55,8 @@ class Temperature:
         self.coins = y.is_floating_point()
 
     def __call__(self, probs: Tensor) -> Tensor:
-        per_answer(
-            probs, torch.zeros_like(probs) if self.coins else probs.argmax(1)
-        )  # refuses others
+        # which refuses others
+        per_answer(probs, torch.zeros_like(probs) if self.coins else probs.argmax(1))
         if self.coins:
             return torch.sigmoid((_log(probs) - _log(1 - probs)) / self.value)
         return (_log(probs) / self.value).softmax(1)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections import UserDict, namedtuple
 from functools import partial
 
@@ -536,3 +537,14 @@ def test_c_arguments_of_every_method_are_checked(make):
     (name,) = make.keywords
     with pytest.raises(ValueError, match=f"^{name} is .*, needs to be"):
         make()
+
+
+def test_a_model_that_ends_in_a_softmax_is_warned_of():
+    """A softmax of its probabilities is a predictive that is never sure."""
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3), nn.Softmax(1))
+    with pytest.warns(UserWarning, match="ends in a softmax"):
+        gfo.attach(model, ["1"], "random", torch.randn(4, 6))
+    gfo.detach(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gfo.attach(model[:3], ["1"], "random", torch.randn(4, 6))
