@@ -89,7 +89,7 @@ class Swag:
             ValueError: Before two iterates are collected.
         """
         if (rank := len(self.deviations)) < 2:
-            raise ValueError(f"{rank} deviation(s), SWAG needs 2: call collect() more, rank ≥ 2")
+            raise ValueError(f"{rank} deviation(s), SWAG needs 2: call collect() more")
         gen = generator(seed, "swag", number)
         low_rank = torch.randn(rank, generator=gen) @ torch.stack(self.deviations)
         diagonal = (self.squares / self.count).sqrt() * torch.randn(len(self.mean), generator=gen)

@@ -109,7 +109,6 @@ def test_swag_says_in_one_line_what_is_missing():
     for call, message in (
         (lambda: Swag(net).draw(), r"0 deviation\(s\), SWAG needs 2"),
         (lambda: one.ensemble(X), r"1 deviation\(s\), SWAG needs 2: call collect\(\)"),
-        (lambda: collected(net, iterates(net), rank=1).draw(), "rank ≥ 2"),
         (lambda: collected(net, iterates(net)).ensemble(X, samples=0), "at least one net"),
         (
             lambda: with_weights(net, torch.zeros(3), "model.out"),
