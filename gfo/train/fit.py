@@ -57,8 +57,7 @@ def fit(
         batch: Rows per batch of tensors; an iterable brings its own batches.
         patience: Early stopping waits so many epochs for a better one.
         lr: Rates of the groups "backbone", "masks", "log_z" other than 1e-3, 1e-3, 1e-2 (Adam).
-        optimizer: `f(group, parameters)`, an optimiser for each group instead of one Adam for all.
-            It sets the rates; `lr` then but names them, where a run goes on from a checkpoint.
+        optimizer: `f(group, parameters)` per group, instead of one Adam; its rates act, not `lr`.
         backbone: False trains masks on a frozen network (its BatchNorm statistics stay too).
         samples: Masks that the validation predictive is averaged over.
         seed: Of every random number of the run.
