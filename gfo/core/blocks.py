@@ -57,11 +57,8 @@ def in_blocks(parts: Iterable[Any], step: int) -> Iterator[Any]:
 
 def _alike(a: Any, b: Any) -> bool:
     """Whether the rows of two batches can be put together."""
-
-    def what(tensor: Tensor) -> tuple:
-        return tensor.shape[1:], tensor.dtype, tensor.device
-
-    return tree_map(what, a) == tree_map(what, b)  # and what is no tensor is the same
+    a, b = (tree_map(lambda t: (t.shape[1:], t.dtype, t.device), x) for x in (a, b))
+    return a == b  # what is no tensor is itself
 
 
 def block_rows(net: Attached, samples: int) -> int:

@@ -94,7 +94,7 @@ def fit(
     kinds = bf16, compile, graph
     run = Run(net, data, moving, augment, epochs, samples, seed, *kinds, progress, on_epoch)
     with modes(net, backbone), torch.enable_grad():
-        return run.to_end(patience, checkpoint, run.about(rates, backbone, schedule, steps))
+        return run.to_end(patience, checkpoint, rates, backbone, schedule, steps)
 
 
 @dataclass
@@ -125,8 +125,10 @@ class Run:
             data=digest(data.train) if isinstance(data.train, tuple) else None,
         )}  # fmt: skip
 
-    def to_end(self, patience: int, checkpoint: File, about: dict) -> pd.DataFrame:
-        """Begin, or go on from the checkpoint, until the epochs are over; the history."""
+    def to_end(self, patience: int, checkpoint: File, *settings: Any) -> pd.DataFrame:
+        """Begin, or go on from the checkpoint, until the epochs are over; the history. `settings`
+        are what `about` takes, which reads all training data: only a checkpoint asks for it."""
+        about = {} if checkpoint is None else self.about(*settings)
         for flag in ("bf16", "compile", "graph"):
             check_argument(flag, getattr(self, flag), False)
         state = resume(self.net, self.moving, checkpoint, about)

@@ -67,7 +67,7 @@ def cells(dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
     cell the one of least validation NLL under "third", on CIFAR-10 or digits (ValueError where
     that search is not complete), which then says its row; under other profiles one config."""
     rows, same = CELLS.get(method, {}), SAME_AS.get(method, method)
-    points = grid(rows) if profile == "third" else {"": {}}
+    points = grid(rows if method == same else {}) if profile == "third" else {"": {}}
     if profile == "fast":
         points = {row: chosen(dataset, same, cell) | {"row": row} for row, cell in rows.items()}
     return {name: configuration(dataset, method, profile, **p) for name, p in points.items()}
