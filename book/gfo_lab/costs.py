@@ -158,8 +158,7 @@ def sides(model: str | Case, methods: Sequence[str], setting: Setting) -> dict[s
     found = {"plain": plain(case, x, y, setting)}
     for name in methods:
         wrap = resolve_name(WRAPS[name]) if name in WRAPS else None
-        how = case, x, y, setting
-        found[name] = plain(*how, wrap) if wrap else ours(name, *how)
+        found[name] = plain(case, x, y, setting, wrap) if wrap else ours(name, case, x, y, setting)
     for side in found.values():
         side.steps(WARM_UP + 1)  # a graph is captured in the last
         side.predict()
@@ -188,11 +187,9 @@ def where_time_goes(side: Side, steps: int = 9) -> pd.DataFrame:
     """A training step by kind of operator, from torch's profiler: ms, in the quickest of `steps`
     steps for each kind, and number of operators. The profiler's own cost is in the ms, a little per
     operator."""
-    activity = torch.profiler.ProfilerActivity
-    wanted = [activity.CPU] + [activity.CUDA] * torch.cuda.is_available()
     seen = []
     for _ in range(steps):
-        with torch.profiler.profile(activities=wanted) as profile:
+        with torch.profiler.profile() as profile:
             side.steps(1)
         parts = {name: [0.0, 0] for name in (*GROUPS, "all else")}
         for event in profile.key_averages():

@@ -188,8 +188,7 @@ def clustered_error(values: np.ndarray, groups: np.ndarray) -> float:
     Returns:
         The error; NaN for a single group.
     """
-    _, index = np.unique(groups, return_inverse=True)
-    sums = np.bincount(index, values - values.mean())
+    sums = pd.Series(values - values.mean()).groupby(groups).sum()
     count = len(sums)
     if count < 2:
         return float("nan")

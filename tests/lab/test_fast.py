@@ -26,6 +26,7 @@ TINY = dict(
 def tiny(monkeypatch, tmp_path):
     monkeypatch.setitem(cifar.SETUPS, "fast", TINY)
     monkeypatch.setitem(cifar.SETUPS, "third", TINY | {"epochs": 1, "images": 0})
+    monkeypatch.setitem(cifar.SETUPS, "whole", TINY | {"images": 0})
     monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
 
 
@@ -71,7 +72,7 @@ def test_cells_are_what_they_say():
     paper = cifar.configuration("cifar10", "gflowout", "fast", keep=0.5)["method"]
     assert paper == gfo.GFlowOut(hidden=24).config  # the width of its generators is ours
     for method, own in cifar.CELLS.items():  # the same number of runs for every cell
-        found = list(cifar.cells("cifar10", method, "third").values())
+        found = cifar.cells("cifar10", method, "third")
         if method == "ensemble":  # whose members' search it takes over: nothing of its own to run
             assert not found and own["ensemble"] == cifar.CELLS["deterministic"]["deterministic"]
             continue
@@ -94,12 +95,37 @@ def test_validation_chooses_and_without_the_search_nothing_runs(tiny):
         do("cifar", "deterministic")
     found = do("cifar", "deterministic", seeds=(3,), profile="third")
     assert len(found) == 4 and (found["epochs"] == 1).all() and "accuracy" not in found
+    two = found.nsmallest(2, "valid_nll")["config"]
+    with pytest.raises(ValueError, match="deterministic is not tuned on digits: .* whole"):
+        do("cifar", "deterministic")
+    found = do("cifar", "deterministic", seeds=(3,), profile="whole")
+    assert (found["epochs"] == 3).all() and "accuracy" not in found
+    assert [config["lr"] for config in found["config"]] == [config["lr"] for config in two]
     best = found.loc[found["valid_nll"].idxmin(), "config"]
-    (chosen,) = cifar.cells("digits", "deterministic", "fast").values()
+    (chosen,) = cifar.cells("digits", "deterministic", "fast")
     assert chosen["lr"] == best["lr"] and chosen["epochs"] == 3 and chosen["images"] == 10
-    (many,) = cifar.cells("digits", "ensemble", "fast").values()  # a member is that network
+    (many,) = cifar.cells("digits", "ensemble", "fast")  # a member is that network
     assert many["lr"] == best["lr"] and many["method"]["members"] == 3
     assert (chosen["row"], many["row"]) == ("deterministic", "ensemble")
+
+
+def test_a_short_training_alone_chooses_no_rate(monkeypatch):
+    nll = {  # by search: of rate and the learning rate of masks
+        "third": {(0.9, 0.001): 4, (0.9, 0.003): 3, (0.98, 0.001): 1, (0.98, 0.003): 2},
+        "whole": {(0.9, 0.003): 0.1, (0.98, 0.001): 0.2},  # the longer one likes the heavier rate
+    }
+
+    def on_record(configs, metric, experiment, dataset, method, profile):
+        at = [(c["method"]["keep"], c["lr"]["masks"]) for c in configs]
+        return [nll[profile][point] for point in at]
+
+    monkeypatch.setattr(cifar, "on_record", on_record)
+    cell = {"keep": [0.9, 0.98], "masks_lr": [0.001, 0.003]}
+    about = "cifar10", "gflowout", cell
+    first, second = dict(keep=0.98, masks_lr=0.001), dict(keep=0.9, masks_lr=0.003)
+    assert cifar.points(*about, "whole") == [cell | first, cell | second]
+    assert cifar.points(*about, "fast") == [cell | second]
+    assert not cifar.cells("cifar10", "ensemble", "whole")
 
 
 @pytest.fixture
@@ -112,8 +138,8 @@ def chosen(tiny, monkeypatch):
 @pytest.mark.slow
 def test_a_record_holds_what_tells_methods_apart(chosen):
     found = do("cifar", "gflowout")
-    rows = ["gflowout", "gflowout-recommended"]
-    assert list(cifar.cells("digits", "gflowout", "fast")) == rows
+    rows = [config["row"] for config in cifar.cells("digits", "gflowout", "fast")]
+    assert rows == ["gflowout", "gflowout-recommended"]
     assert {config["row"] for config in found["config"]} == set(rows)
     assert all(len(each) == 5 for each in found["accuracy_by_blur"])
     for columns in (

@@ -33,7 +33,7 @@ def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
     if profile == "quick":  # noisy labels are learnt more slowly
         own = {"labels": [100, 400], "epochs": 12, "patience": 12}
     own |= {"noise": NOISE, "clean_epochs": EPOCHS, "gently": GENTLY}
-    return [config | own for config in cells(dataset, method, profile).values()]
+    return [config | own for config in cells(dataset, method, profile)]
 
 
 def run(job: Job) -> dict[str, Any]:

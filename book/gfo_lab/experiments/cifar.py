@@ -29,9 +29,9 @@ from gfo_lab.experiments.variations import Changes, vary, with_configs
 from gfo_lab.recipe import AUGMENTS, recipe
 
 ABOUT = declared(__file__)
+SEARCHES = ("third", "whole")  # behind `fast`
 SETUPS = Registry("profile of the CIFAR experiments", ABOUT["setups"])
-SETUPS["third"] = SETUPS["fast"] | ABOUT["third"]
-SETUPS["long"] = {k: v for k, v in SETUPS["full"].items() if k != "epochs"}  # the budget's 60
+SETUPS |= {name: SETUPS["fast"] | ABOUT[name] for name in SEARCHES}
 SETTINGS: dict[str, dict[str, Any]] = ABOUT["settings"]
 SITES = {"mc-improved": "*bn?"}  # behind every convolution; the others mask each block once
 OUTSIDE: dict[str, list[str]] = ABOUT["outside"]
@@ -62,34 +62,45 @@ def configuration(dataset: str, method: str, profile: str, **own: Any) -> dict[s
     return config | {"patience": config["epochs"]}
 
 
-def cells(dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
-    """The configs of a method by name. Under "third" all points of its cells, under "fast" for each
-    cell the one of least validation NLL under "third", on CIFAR-10 or digits (ValueError where
-    that search is not complete), which then says its row; under other profiles one config."""
-    rows, same = CELLS.get(method, {}), SAME_AS.get(method, method)
-    points = grid(rows if method == same else {}) if profile == "third" else {"": {}}
-    if profile == "fast":
-        points = {row: chosen(dataset, same, cell) | {"row": row} for row, cell in rows.items()}
-    return {name: configuration(dataset, method, profile, **p) for name, p in points.items()}
+def cells(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
+    """The configs of a method: under the searches and "fast" one per `points` of each of its rows,
+    under other profiles one. ValueError where an earlier search is not complete."""
+    if profile not in (*SEARCHES, "fast"):
+        return [configuration(dataset, method, profile)]
+    same, last = SAME_AS.get(method, method), profile == "fast"
+    return [
+        configuration(dataset, method, profile, **point, **({"row": row} if last else {}))
+        for row, cell in CELLS.get(method, {}).items()
+        if last or method == same  # the others have no search of their own
+        for point in points(dataset, same, cell, profile)
+    ]
 
 
-def chosen(dataset: str, method: str, cell: dict[str, Any]) -> dict[str, Any]:
-    """The point of a cell of least validation NLL on record."""
-    points, on = list(grid({"": cell}).values()), dataset.replace("100", "10")
-    tried = [configuration(on, method, "third", **point) for point in points]
-    nll = on_record(tried, "valid_nll", "cifar", on, method, "third")
-    return points[nll.index(min(nll))]
+def points(dataset: str, method: str, cell: dict[str, Any], profile: str) -> list[dict[str, Any]]:
+    """The points of a row's `cell`: all under "third", two under "whole", the better under "fast".
+
+    The two are the best of each of the two best values of the cell's first axis: a short training
+    likes lighter rates than a long one does, and shall choose none alone. The best has the least
+    validation NLL in the search before, on CIFAR-10 or digits.
+    """
+    if profile == "third":
+        return list(grid({"": cell}).values())
+    before, on = SEARCHES[profile == "fast"], dataset.replace("100", "10")
+    tried = points(dataset, method, cell, before)
+    configs = [configuration(on, method, before, **point) for point in tried]
+    nll = on_record(configs, "valid_nll", "cifar", on, method, before)
+    order = [tried[i] for i in sorted(range(len(tried)), key=nll.__getitem__)]
+    axis = next(name for name, values in cell.items() if isinstance(values, list))
+    best = {point[axis]: point for point in reversed(order)}  # of each value the best
+    return sorted(best.values(), key=order.index)[: 1 if profile == "fast" else 2]
 
 
 def run(job: Job) -> dict[str, Any]:
     """Train and measure; accuracies and shares in [0, 1], nll in nats. Test images and their
     changes are the same for every method and seed."""
     splits, config = job.splits(), job.config
-    if has_cifar_c(job.dataset, job.root):  # before an hour of training, not behind it
-        for name in CORRUPTIONS:
-            gfo.data.cifar_c(job.dataset, name, 1, job.root)
-    else:  # frost has textures of a package's
-        gfo.data.corrupt(splits.raw(splits.test[0][:1]), "frost", 1)
+    for name in CORRUPTIONS:  # what they read is missed before an hour of training, not behind it
+        changed(splits.raw(splits.test[0][:1]), name, 1, job)
     net: Any
     net, histories = fitted(splits, job)
     found = {"epochs": sum(map(len, histories)), "bf16": recipe(config, job.device)["bf16"]}
@@ -158,25 +169,27 @@ def scores(net, logits: Tensor, y: Tensor, suffix: str = "") -> dict[str, Any]:
 
 
 def corrupted(net, splits: gfo.data.Splits, job: Job) -> dict[str, Any]:
-    """Scores by severity, under the official arrays where they lie under root, else our own; the
-    blur is always our own, of CIFAR-10-C's widths, edges reflected."""
-    from torchvision.transforms.functional import gaussian_blur  # takes two seconds
-
-    official = has_cifar_c(job.dataset, job.root)
+    """Scores by severity under each of the corruptions, and which those were."""
     x, y = (part[: job.config["images"]] for part in splits.test)
+    official = has_cifar_c(job.dataset, job.root)
     raw, found = splits.raw(x), {"corruptions": "official" if official else "own"}
     for name in (*CORRUPTIONS, "blur"):
-        rows = []
-        for severity in SEVERITIES:
-            if name == "blur":
-                changed = gaussian_blur(raw, [9, 9], [ABOUT["blur"][severity - 1]] * 2)
-            elif official:
-                changed = gfo.data.cifar_c(job.dataset, name, severity, job.root)[0][: len(x)]
-            else:
-                changed = gfo.data.corrupt(raw, name, severity)
-            rows.append(measured(net, splits.normalised(changed), y, job))
+        shifted = (splits.normalised(changed(raw, name, s, job)) for s in SEVERITIES)
+        rows = [measured(net, images, y, job) for images in shifted]
         found |= {f"{key}_by_{name}": [row[key] for row in rows] for key in rows[0]}
     return found
+
+
+def changed(raw: Tensor, name: str, severity: int, job: Job) -> Tensor:
+    """The first test images `raw` under a corruption: the official arrays where they lie under
+    root, else our own; the blur is always our own, of CIFAR-10-C's widths, edges reflected."""
+    if name == "blur":
+        from torchvision.transforms.functional import gaussian_blur  # takes two seconds
+
+        return gaussian_blur(raw, [9, 9], [ABOUT["blur"][severity - 1]] * 2)
+    if has_cifar_c(job.dataset, job.root):
+        return gfo.data.cifar_c(job.dataset, name, severity, job.root)[0][: len(raw)]
+    return gfo.data.corrupt(raw, name, severity)
 
 
 def outside(net, inside: Tensor, splits: gfo.data.Splits, job: Job) -> dict[str, Any]:
@@ -194,7 +207,7 @@ def outside(net, inside: Tensor, splits: gfo.data.Splits, job: Job) -> dict[str,
     return found
 
 
-CIFAR = declare("cifar", lambda *about: list(cells(*about).values()), run, methods=EVERY)
+CIFAR = declare("cifar", cells, run, methods=EVERY)
 
 CHANGES: Mapping[str, Changes] = Registry("method with variations", ABOUT["changes"])
 FIGURE_5, KEPT, ON_POLICY = CHANGES["gflowout"]  # which has them all
@@ -210,8 +223,7 @@ def recorded(change: str, dataset: str, profile: str, out: Path | None = None) -
     ValueError where none has."""
     methods = [m for m, own in CHANGES.items() if change in own]
     if not methods:
-        known = ", ".join(dict.fromkeys(name for own in CHANGES.values() for name in own))
-        raise ValueError(f"no variation {change!r}; known: {known}")
+        raise ValueError(f"no variation {change!r}; known: {', '.join(CHANGES['gflowout'])}")
     configs = [variants(dataset, m, profile)[change] for m in methods]
     return with_configs("cifar-variations", configs, out, dataset=dataset, profile=profile)
 

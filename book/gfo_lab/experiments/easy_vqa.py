@@ -85,8 +85,7 @@ def first(part: tuple, count: int | None) -> tuple:
 def warm_start(splits: VisualQuestions, job: Job, seed: int) -> tuple[nn.Module, list[str]]:
     """The network that all methods of a seed start from, and its sites: trained once, kept beside
     the data. Epochs go on until validation accuracy reaches the target, or to the most allowed."""
-    config = job.config
-    warm = config["warm"]
+    config, warm = job.config, job.config["warm"]
     key = config_hash({k: config[k] for k in ("warm", "questions", *MODEL)})
     folder = data_root(job.root) / "easy-vqa"
     path = folder / f"warm-{key}-split-{job.seed}-seed-{seed}.pt"
