@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,7 +111,7 @@ def run_queue(queue: str, minutes: float, how: How, **asked: Any) -> None:
         FailedRuns: At the end, where runs failed; it names each, with the reason.
     """
     started, longest, ended = time.monotonic(), 0.0, []
-    for entry in QUEUES[queue]:
+    for entry in takewhile(lambda _: time.monotonic() - started < 60 * minutes, QUEUES[queue]):
         writable(how.out / entry["experiment"])
         for identity in plan(**asked | entry, out=how.out).missing:
             begun = time.monotonic()

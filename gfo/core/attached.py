@@ -165,7 +165,8 @@ class Attached(nn.Module):
                 gets the masks it would get in the whole batch from the same (seed, step).
 
         Returns:
-            A `Loss`: `total` to call `backward` on, `parts` in nats ("tb" in nats²), and `info`.
+            A `Loss`: `total` to call `backward` on, `parts` in nats ("tb", "vargrad"
+            and "subtb" in nats², of ID-GFlowOut by n), and `info`.
 
         Raises:
             ValueError: For a batch that does not fit, or noise from two sources.

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import RandomSampler, WeightedRandomSampler
 
 from gfo.core.attached import Attached
 from gfo.core.batch import as_tensors, from_mapping, leaves, row_slice, rows, tree_map
@@ -16,7 +17,9 @@ ROWS, NOISE = 256, 2**30
 
 
 def is_loader(x: Any) -> bool:
-    """Whether x is an iterable of batches, not a batch."""
+    """Whether x is an iterable of batches, not a batch; ValueError for a loader that shuffles."""
+    if isinstance(getattr(x, "sampler", None), RandomSampler | WeightedRandomSampler):
+        raise ValueError("the loader shuffles, so that no row of an answer is known: shuffle=False")
     batch = Tensor | np.ndarray | Mapping | tuple | list | str
     return not isinstance(x, batch) and hasattr(x, "__iter__")
 

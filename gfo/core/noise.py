@@ -42,7 +42,8 @@ def step_key(seed: int | None, step: Any, gen: torch.Generator | None) -> tuple:
     """The key of one training step's noise: (seed, step), or one number that torch draws.
 
     Raises:
-        ValueError: For a seed without a step, and a step beside a generator.
+        ValueError: For a seed without a step, a step beside a generator, and a step that is no
+            whole number.
     """
     if step is None:
         if seed is not None:
@@ -51,7 +52,10 @@ def step_key(seed: int | None, step: Any, gen: torch.Generator | None) -> tuple:
         return (int(torch.randint(2**63 - 1, (), generator=gen, device=device)),)
     if gen is not None:
         raise ValueError("noise comes from (seed, step) or from a generator: give one of them")
-    return (seed or 0, "step", *(step if isinstance(step, tuple | list) else (step,)))
+    steps = step if isinstance(step, tuple | list) else (step,)
+    if not all(isinstance(part, int | np.integer) and part >= 0 for part in steps):
+        raise ValueError(f"step is {step!r}: steps are whole numbers from 0 on, or a tuple of some")
+    return (seed or 0, "step", *steps)
 
 
 class Noise(NamedTuple):

@@ -186,7 +186,7 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
         result, calls = trace(model, example)
         with Channels() as channels:
             again, double = trace(model, repeat_rows(example, 2))
-    except (RuntimeError, IndexError) as error:  # another number format or shape
+    except (RuntimeError, IndexError, TypeError) as error:  # another format, shape, or labels too
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"the model does not run on the example, {said}") from error
     called = [name for name, _ in calls]

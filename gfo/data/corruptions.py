@@ -35,7 +35,7 @@ def corrupt(x: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
     The same seed gives image i the same random numbers at every severity.
 
     Args:
-        x: Raw images (n, C, H, W) in [0, 1], C = 1 or 3.
+        x: Raw images (n, C, H, W) in [0, 1], C = 1 or 3; under frost of at most 63 × 97 pixels.
         name: "gaussian_noise", "snow" or "frost".
         severity: 1 to 5.
         seed: Of the noise, flakes and crops.
@@ -52,10 +52,8 @@ def corrupt(x: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
         raise ValueError(f"images have shape {tuple(x.shape)}, need (n, 1 or 3, height, width)")
     if not len(x) or float(x.min()) < 0 or float(x.max()) > 1:
         raise ValueError("need images of raw pixels in [0, 1]: corrupt first, then normalise")
-    parts = []
-    for index, part in enumerate(x.split(CHUNK)):
-        parts.append(change(part, severity, generator(seed, name, index, device=x.device)))
-    return torch.cat(parts)
+    gens = (generator(seed, name, index, device=x.device) for index in range(len(x)))
+    return torch.cat([change(part, severity, next(gens)) for part in x.split(CHUNK)])
 
 
 def corruption(name: str, severity: int) -> Callable[..., Tensor]:

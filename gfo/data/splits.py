@@ -41,8 +41,8 @@ class Splits:
     classes: int
 
     def raw(self, x: Tensor) -> Tensor:
-        """Normalised images as raw ones in [0, 1]."""
-        return (x * self.std + self.mean).clamp(0, 1)
+        """Normalised images (n, C, H, W) as raw ones in [0, 1]; other x on its own scale."""
+        return (x * self.std + self.mean).clamp(0, 1) if x.dim() == 4 else x * self.std + self.mean
 
     def normalised(self, raw: Tensor) -> Tensor:
         """Raw images in [0, 1], of this data set or another, as the networks of this one read them.
@@ -56,7 +56,7 @@ class Splits:
         return (raw - self.mean) / self.std
 
     def shifted(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """`change` applied to x as raw images in [0, 1], then normalised again."""
+        """`change` applied to x as `raw` gives it, then normalised again."""
         return self.normalised(change(self.raw(x)))
 
 

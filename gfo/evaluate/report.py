@@ -7,7 +7,6 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.data import RandomSampler, WeightedRandomSampler
 
 from gfo.core import attached, batch, bernoulli, files, gaussian, likelihood, predictive
 from gfo.evaluate import calibrate, metrics, plots, uncertainty
@@ -71,11 +70,9 @@ def report(
         seed: Of the masks.
 
     Raises:
-        ValueError: On bad x, y or outside, for a loader that shuffles, beside which y means
-            nothing, and for `scale` where no answer is right or wrong.
+        ValueError: On bad x, y or outside, for a loader that shuffles, and for `scale` where no
+            answer is right or wrong.
     """
-    if isinstance(getattr(x, "sampler", None), RandomSampler | WeightedRandomSampler):
-        raise ValueError("the loader x shuffles, y does not: shuffle=False")
     dist = predictive.predictive(net, x, samples, seed=seed)
     like, outputs = dist.parts[0]
     y = torch.as_tensor(batch.as_tensors(y)).to(outputs.device)

@@ -154,9 +154,10 @@ class Method(nn.Module):
             raise ValueError(f"shard is {shard}, needs (rank, world) with 0 ≤ rank < world")
         x = check_x(net, x)
         x, y = to_device((x, check_y(net, x, y)), device_of(net))
-        if net.likelihood.real and not net.likelihood.y_seen:
+        reads = self.reads_label or self.log_z or getattr(net.likelihood, "sd", 0) == "learned"
+        if reads and net.likelihood.real and not net.likelihood.y_seen:
             cure = "call net.likelihood.standardise([y of the training set]) before the first step"
-            warnings.warn(f"q reads y as it is, unstandardised: {cure}", stacklevel=3)
+            warnings.warn(f"y is read as it is, unstandardised: {cure}", stacklevel=3)
         return self.loss(BatchPass(net, x, y, key, shard), n)
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:

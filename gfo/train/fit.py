@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from gfo.core.attached import Attached
 from gfo.core.batch import pick_device, to_device
-from gfo.core.checks import check_counts, check_functions, check_net, check_whole
+from gfo.core.checks import check_batch, check_counts, check_functions, check_net, check_whole
 from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import derive, generator
 from gfo.core.predict import Reduce, answers
@@ -67,14 +67,14 @@ def fit(
         bf16: Autocast to bfloat16.
         compile: torch.compile the loss, masked pass included; anew for a batch of another size.
         graph: On a GPU, a CUDA graph per step (odd batches aside); needs a capturable `optimizer`.
-        schedule: "one-cycle", or `f(optimizer, steps)` that makes a torch scheduler; None: none.
+        schedule: "one-cycle", or `f(optimizer, steps)`: a torch scheduler, stepped per batch.
         augment: `f(x, generator)` changes each training batch, by draws of that step's generator.
         n: Size of the training set; spares a stream that cannot tell it one reading.
         on_epoch: `f(row)` of each new row of the history, once the checkpoint is written.
 
     Returns:
-        The history, one row per epoch: epoch, each loss part (mean over batches, nats; "tb" in
-        nats²), the method's further figures, valid_nll, seconds.
+        The history, one row per epoch: epoch, each loss part (mean over batches, nats; "tb",
+        "vargrad" and "subtb" in nats²), the method's further figures, valid_nll, seconds.
 
     Raises:
         ValueError: On bad data or another run's checkpoint; after an epoch that ends with a loss or
@@ -251,12 +251,13 @@ def predictive_nll(net: Attached, data: Batches, samples: int, seed: int = 0) ->
         data: (x, y) tensors or a re-iterable of batches; see `Likelihood.valid_nll`.
         samples: Masks per example.
         seed: Of the masks.
+
+    Raises:
+        ValueError: On bad x or y, and where the network answers NaN.
     """
-    summed, count = torch.zeros(()), 0
-    for x, y in pairs(data):
-        each = answers(net, x, samples, _valid_nll(y), seed=seed)[0]  # (1, B)
-        summed, count = summed + each.sum().cpu(), count + each.shape[1]
-    return float(summed) / count
+    batches = (check_batch(net, x, y) for x, y in pairs(data))
+    nll = [answers(net, x, samples, _valid_nll(y), seed=seed)[0].cpu() for x, y in batches]
+    return float(torch.cat(nll, 1).double().mean())  # of (1, B) each
 
 
 def _valid_nll(y: Tensor) -> Reduce:

@@ -165,7 +165,7 @@ def test_a3_volumes_share_a_bit_per_channel():
     ] == (4,)
 
 
-@pytest.mark.parametrize("x", [X.double(), X[0], torch.randn(4, 7)])
+@pytest.mark.parametrize("x", [X.double(), X[0], torch.randn(4, 7), (X, torch.zeros(4)), {"a": X}])
 def test_c_an_example_that_the_model_cannot_take_is_said_in_one_line(x):
     with pytest.raises(ValueError, match="the model does not run on the example, ") as error:
         gfo.attach(*toy_model(), "random", x)

@@ -48,6 +48,16 @@ def test_a_loader_is_answered_as_one_batch_of_its_rows(kind, net, x):  # faults 
     near(shared, gfo.sample_logits(net, x, 3, masks="shared"))
 
 
+def test_a_loader_that_shuffles_is_refused_where_rows_are_answered(net, x):
+    loader = DataLoader(TensorDataset(x, Y), 70, shuffle=True)
+    masks = gfo.sample(net, x, Y, seed=0)
+    for ask in (
+        gfo.predict, gfo.sample_logits, gfo.predictive, lambda *_: gfo.score(*_, None, masks)
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="the loader shuffles, .*: shuffle=False"):
+            ask(net, loader)
+
+
 def test_an_ensemble_and_a_method_without_draws_read_loaders_too(net, x):  # faults B28
     both = gfo.Ensemble([net, shake(gfo.attach(*toy_model(), "random", x))])
     near(gfo.predict(both, DataLoader(x, 70)), gfo.predict(both, x))

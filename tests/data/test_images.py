@@ -67,6 +67,7 @@ def test_cifar_is_cut_by_sizes_and_keeps_the_order_of_its_test_set(tmp_path, mon
     test = pickle.loads((folder / "test_batch").read_bytes())
     want = torch.from_numpy(test["data"]).unflatten(1, (3, 32, 32)) / 255
     torch.testing.assert_close(splits.raw(splits.test[0]), want, rtol=0, atol=1e-6)
+    assert (splits.raw(9 * splits.test[0]) <= 1).all()
     assert splits.test[1].tolist() == [int(label) for label in test["labels"]]
     with pytest.raises(ValueError, match="200 images to divide"):
         gfo.data.load("cifar10", root=tmp_path, sizes=(200, 1, 0))

@@ -42,6 +42,7 @@ def test_digits_glued_together_are_the_images_at_half_their_maximum():
     assert upper.shape == lower.shape == (1000, 32) and upper.dtype == lower.dtype == torch.float32
     assert set(bits.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(halves.raw(upper), upper)
+    assert torch.equal(halves.shifted(9 * upper, lambda raw: raw - 2), 9 * upper - 2)  # no images
     # the same images in the same order as in "digits", whose labels name them
     both = [row for name in PARTS for row in glued(getattr(halves, name))]
     assert sorted(both) == sorted(tuple(row) for row in (grey >= 8).float().flatten(1).tolist())

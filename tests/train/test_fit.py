@@ -170,6 +170,8 @@ def test_early_stopping_restores_the_best_weights():
     assert len(history) == best + 3 < 50
     nll = predictive_nll(net, flipped, 20, HOW["seed"])
     assert nll == pytest.approx(history["valid_nll"][best], abs=1e-6)
+    with pytest.raises(ValueError, match="label"):  # not those of other rows
+        predictive_nll(net, (x, y[:5]), 20)
 
 
 def test_frozen_backbone_trains_masks_and_moves_nothing_else():

@@ -80,6 +80,9 @@ def test_noise_comes_from_seed_and_step_or_from_torch_as_the_caller_likes():
         total(step=3, generator=own[0])
     with pytest.raises(ValueError, match="seed is -1"):
         total(seed=-1, step=3)
+    for step in (0.5, -1, (2, 0.5), "3"):  # which int() would round
+        with pytest.raises(ValueError, match="step is .*: steps are whole numbers from 0 on"):
+            total(step=step)
 
 
 BAD = {
@@ -308,3 +311,10 @@ def test_q_that_would_read_real_targets_unstandardised_warns():
         net.loss(X, y, n=len(X))
     net.likelihood.standardise([y])
     net.loss(X, y, n=len(X))  # a warning would be an error
+    model, sites = toy_model(classes=2)
+    plain = gfo.attach(model, sites, "random", X[:2], likelihood=gfo.Gaussian())
+    plain.loss(X, y, n=len(X))  # nothing here reads y
+    learned = gfo.Gaussian(sd="learned")
+    model, sites = toy_model(classes=1)
+    with pytest.warns(UserWarning, match="y is read as it is"):  # its sd starts at that of y
+        gfo.attach(model, sites, "random", X[:2], likelihood=learned).loss(X, y, n=len(X))

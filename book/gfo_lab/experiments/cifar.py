@@ -101,7 +101,6 @@ def run(job: Job) -> dict[str, Any]:
     splits, config = job.splits(), job.config
     for name in CORRUPTIONS:  # what they read is missed before an hour of training, not behind it
         changed(splits.raw(splits.test[0][:1]), name, 1, job)
-    net: Any
     net, histories = fitted(splits, job)
     found = {"epochs": sum(map(len, histories)), "bf16": recipe(config, job.device)["bf16"]}
     if not config["images"] and isinstance(net, gfo.Attached):  # a search, which tests nothing
