@@ -160,8 +160,9 @@ def sample_logits(
     Args:
         net: What `attach` returned, or an ensemble.
         x: A batch of tensors or NumPy arrays (the answer to arrays is a tensor on the CPU), or a
-            DataLoader or other iterable of batches, of x or of (x, …), whose rows are answered as
-            if they came in one batch. Lengths and sizes may vary where model and sites allow it.
+            DataLoader that does not shuffle or other iterable of batches, of x or of (x, …), whose
+            rows are answered as if they came in one batch. Lengths and sizes may vary where model
+            and sites allow it.
         samples: S.
         masks: "own", each row has masks of its own, drawn by its place: the same input further
             down has others. "shared", the rows of a call share their random numbers, so that an
