@@ -178,8 +178,8 @@ def plan(
             create(method)
     out = Path(out or records.RESULTS).resolve()
     what = dict(experiment=experiment, dataset=dataset, profile=profile)
-    each = ((s, m, c) for s in seeds for m in methods for c in task.configs(dataset, m, profile))
-    grid = [what | dict(method=m, seed=s, config=c) for s, m, c in each]
+    own = {m: task.configs(dataset, m, profile) for m in methods}  # once: some read records
+    grid = [what | dict(method=m, seed=s, config=c) for s in seeds for m in methods for c in own[m]]
     missing = without_record(grid, out)
     try:
         known = records.read(experiment, dataset=dataset, profile=profile)
