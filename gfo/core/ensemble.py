@@ -17,7 +17,7 @@ class Ensemble(nn.Module):
     member, `ensemble.nets[0]`.
 
     Args:
-        nets: The members.
+        nets: The members; one alone will do.
 
     Raises:
         ValueError: Where members are none, not attached, or differ in shapes.
@@ -25,9 +25,10 @@ class Ensemble(nn.Module):
 
     nets: Any  # an nn.ModuleList of Attached
 
-    def __init__(self, nets: Sequence[Attached]):
+    def __init__(self, nets: Sequence[Attached] | Attached):
         super().__init__()
-        if not len(nets):
+        nets = [nets] if isinstance(nets, Attached) else list(nets)
+        if not nets:
             raise ValueError("an ensemble needs at least one net")
         for net in nets:
             if not isinstance(net, Attached):

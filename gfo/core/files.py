@@ -42,6 +42,5 @@ def saying_why(path: str | Path, what: str = "file") -> Iterator[None]:
 
 def declared(module: str, name: str | None = None) -> dict[str, Any]:
     """The TOML file beside a module: of the module's own name, or `name`."""
-    path = Path(module)
-    path = path.with_suffix(".toml") if name is None else path.with_name(name)
+    path = Path(module).with_name(name or f"{Path(module).stem}.toml")
     return tomllib.loads(path.read_text(encoding="utf-8"))

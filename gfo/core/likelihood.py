@@ -206,7 +206,8 @@ class Categorical(Likelihood):
 
     def __init__(self, weights: Sequence[float] | Tensor | None = None):
         super().__init__()
-        w = None if weights is None else torch.as_tensor(weights, dtype=torch.float32)
+        given = 0.0 if isinstance(weights, str) else weights  # a word is refused below
+        w = None if given is None else torch.as_tensor(given, dtype=torch.float32)
         if w is not None and (w.dim() != 1 or not ((w > 0) & w.isfinite()).all()):
             raise ValueError(f"weights are {weights}, need to be positive numbers, one per class")
         self.weights: Any

@@ -107,10 +107,10 @@ def find_sites(model: nn.Module, sites: str | Sequence[str]) -> list[str]:
     known, again = list(first.values()), dict(model.named_modules(remove_duplicate=False))
     if isinstance(sites, str):
         names = [name for name in known if fnmatchcase(name, sites)] or [sites]
-    else:
-        names = [str(name) for name in dict.fromkeys(sites)]  # numbers name parts of a Sequential
+    else:  # numbers name parts of a Sequential
+        names = list(map(str, dict.fromkeys(sites if isinstance(sites, Iterable) else ())))
     if not names:
-        raise ValueError("sites is empty: name at least one module, or one pattern")
+        raise ValueError(f"sites is empty or no names, {sites!r}: name a module or one pattern")
     for name in names:
         if name and name in again and name not in known:
             raise ValueError(f"{name!r} is a second name of module {first[again[name]]!r}: use it")

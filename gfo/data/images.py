@@ -64,9 +64,6 @@ for _name in SETS:
     DATASETS[_name] = partial(from_torchvision, _name)
 
 
-MNIST_SHA256 = DIGESTS["mnist"]
-
-
 def _part(root: Root, train: bool) -> Part:
     from torchvision.datasets import mnist  # takes two seconds: only where it is needed
 
@@ -77,7 +74,7 @@ def _part(root: Root, train: bool) -> Part:
     part = Path(files.raw_folder) / ("train" if train else "t10k")
     paths = [Path(f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
     for path in paths:
-        check_file(path, MNIST_SHA256[path.name], f"delete it, {path.name}.gz is unpacked anew")
+        check_file(path, DIGESTS["mnist"][path.name], f"delete it, {path.name}.gz is unpacked anew")
     images, labels = mnist.read_image_file(str(paths[0])), mnist.read_label_file(str(paths[1]))
     return images[:, None].float() / 255, labels.long()  # (n, 28, 28) -> (n, 1, 28, 28)
 

@@ -52,7 +52,7 @@ class Temperature:
         found: Any = scipy.optimize.minimize_scalar(nll, bounds=BOUNDS, method="bounded")
         best = min((0.0, float(found.x)), key=lambda t: round(nll(t), 12))  # a tie is for T = 1
         self.value, self.gain = math.exp(best), nll(0.0) - nll(best)
-        self.coins = y.is_floating_point()
+        self.coins = torch.as_tensor(y).is_floating_point()
 
     def __call__(self, probs: Tensor) -> Tensor:
         # which refuses others

@@ -13,6 +13,7 @@ Own code, being a rank and a comparison: MAPIE and crepes wrap the estimators of
 import math
 
 import scipy
+import torch
 from torch import Tensor
 
 from gfo.evaluate.metrics import check_classes
@@ -29,7 +30,7 @@ class Conformal:
     """
 
     def __init__(self, *seen: Tensor, alpha: float = 0.1):
-        scores = self.score(*seen)
+        scores = self.score(*map(torch.as_tensor, seen))
         self.n = n = len(scores)
         if not 1 / (n + 1) <= alpha < 1:
             said = f"alpha={alpha!r} is not in [1 / {n + 1}, 1), all that {n} examples can promise"
@@ -43,7 +44,7 @@ class Conformal:
 
     def coverage(self, *seen: Tensor) -> float:
         """The share of examples whose y is inside; the arguments are those of calibration."""
-        return float((self.score(*seen) <= self.threshold).double().mean())
+        return float((self.score(*map(torch.as_tensor, seen)) <= self.threshold).double().mean())
 
     def band(self, count: int, level: float = 0.95) -> tuple[float, float]:
         """Where `coverage` of `count` new examples lies with probability `level`, without ties.
@@ -78,7 +79,7 @@ class Sets(Conformal):
 
     def score(self, probs: Tensor, y: Tensor) -> Tensor:
         check_classes(probs, y)
-        return 1 - probs.gather(1, y[:, None].to(probs.device)).squeeze(1)
+        return 1 - probs.gather(1, y[:, None].to(probs.device, torch.long)).squeeze(1)
 
     def __call__(self, probs: Tensor) -> Tensor:
         check_classes(probs, probs.argmax(1))

@@ -19,8 +19,7 @@ def ece(probs: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
         y: (B,).
         bins: How many.
     """
-    found = reliability(torch.from_numpy(probs), torch.from_numpy(y), bins)
-    confidence, accuracy, share = (np.array(found[k]) for k in found)
+    confidence, accuracy, share = map(np.array, reliability(probs, y, bins).values())
     return float(share @ np.abs(accuracy - confidence))
 
 
@@ -73,7 +72,7 @@ def per_answer(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         probs: Mean probabilities, as `gfo.predict` gives them: of classes, (B, K) or, of positions,
             (B, K, …); or of K yes or no answers, (B, K, …), each a row of two classes.
         y: Labels, (B,) or (B, …), of which those of −100 are left out where there are positions;
-            or 0 and 1 as floats, (B, K, …).
+            or 0 and 1 as floats, (B, K, …). Both may be arrays.
 
     Returns:
         (N, K) and (N,).
@@ -81,13 +80,14 @@ def per_answer(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: For anything else, such as answers that are right to a degree.
     """
-    y = y.to(probs.device)
+    probs = torch.as_tensor(probs)
+    y = torch.as_tensor(y).to(probs.device)
     if y.is_floating_point():  # coins; −1 is no label, so that degrees are refused
         probs = torch.stack((1 - probs, probs), 1)
         y = torch.where((y == 0) | (y == 1), y, -1).long()
     if y.dim() > 1 and y.shape != (shape := (len(probs), *probs.shape[2:])):
         raise ValueError(f"y has shape {tuple(y.shape)}, needs {shape}, as the probabilities")
-    rows, labels = probs.movedim(1, -1).flatten(0, -2) if probs.dim() > 1 else probs, y.flatten()
+    rows, labels = probs.movedim(1, -1).flatten(0, -2) if probs.dim() > 1 else probs, y.flatten().long()
     if y.dim() > 1 and len(labels) == len(rows):
         rows, labels = rows[labels != -100], labels[labels != -100]
     check_classes(rows, labels)

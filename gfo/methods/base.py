@@ -17,7 +17,7 @@ from gfo.core.batch import device_of, to_device
 from gfo.core.checks import check_counts, check_x, check_y
 from gfo.core.masked_pass import BatchPass, Perhaps
 from gfo.core.objectives import total
-from gfo.core.policies import Context, LogZ
+from gfo.core.policies import Context
 from gfo.core.sites import Spec
 
 
@@ -114,8 +114,7 @@ class Method(nn.Module):
             raise ValueError(f"beta is {self.beta}, needs to be at least 0")
         if "keep" in own:
             check_keep(own["keep"])
-        late = self.hash_defaults
-        self.config = {k: v for k, v in own.items() if k not in late or v != late[k]}
+        self.config = {k: v for k, v in own.items() if self.hash_defaults.get(k, ...) != v}
         self.q: Any = None  # whose attributes only their own method knows
         self.p: Any = None
         self.log_z: Any = None
@@ -260,11 +259,6 @@ class Method(nn.Module):
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.config.items())})"
-
-    @staticmethod
-    def make_log_z(spec: Spec) -> LogZ:
-        """A log Z network that reads what `Spec.log_z_size` says, and y."""
-        return LogZ(spec.log_z_size, spec.classes)
 
 
 def check_argument(name: str, value: Any, default: Any) -> None:

@@ -9,7 +9,7 @@ from gfo.core.batch import rows, tree_map
 from gfo.core.masked_pass import BatchPass, Pass
 from gfo.core.noise import derive
 from gfo.core.objectives import OBJECTIVES, Objective, Terms, fixed_at, kl_bernoulli, total
-from gfo.core.policies import POLICIES, FixedPolicy, LayerwisePolicy
+from gfo.core.policies import POLICIES, FixedPolicy, LayerwisePolicy, LogZ
 from gfo.core.registry import METHODS
 from gfo.methods.arm import arm
 from gfo.methods.base import Loss, Method, check_keep
@@ -163,7 +163,7 @@ class GFlowOut(Method):
         policy = partial(POLICIES[self.policy], spec.sites, spec.classes, **sizes)
         self.q = policy(reads + ["y"] * self.reads_label)
         self.p = policy(reads) if self.prior is None else FixedPolicy(spec.sites, self.prior)
-        self.log_z = self.make_log_z(spec) if self.kind.log_z else None
+        self.log_z = LogZ(spec.log_z_size, spec.classes) if self.kind.log_z else None
         if self.kind.flows:
             if any(site.tokens for site in spec.sites):
                 raise ValueError('objective="subtb" is for sites without tokens; use "tb"')

@@ -25,7 +25,8 @@ def optimizers_of(
     would keep a number for good. On a CPU there is none.
 
     Raises:
-        ValueError: Where a CUDA graph shall hold what cannot be captured.
+        ValueError: Where a CUDA graph shall hold what cannot be captured, and for a `make` that
+            takes other arguments.
     """
     if graph and not net.method.steady:
         raise ValueError(f"graph=True: {net.method.name}'s steps differ by number, e_steps=1")
@@ -34,7 +35,10 @@ def optimizers_of(
         if graph:
             groups = [g | {"lr": torch.tensor(g["lr"], device=device_of(net))} for g in groups]
         return {"adam": adam(groups, capturable=graph)}
-    made = {group["name"]: make(group["name"], group["params"]) for group in groups}
+    try:
+        made = {group["name"]: make(group["name"], group["params"]) for group in groups}
+    except TypeError as error:  # of torch.optim.SGD itself, say
+        raise ValueError(f"optimizer is {make!r}, not f(group, parameters): {error}") from None
     if graph and not all(each.defaults.get("capturable") for each in made.values()):
         raise ValueError("graph=True needs optimizers made with capturable=True, as torch's Adam")
     return made

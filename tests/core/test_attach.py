@@ -246,6 +246,8 @@ class Odd(nn.Module):
         ("layer*", {}, "layer*' matches no module"),
         (["outt"], {}, "no module 'outt'; nearest name: ['out']"),
         ([], {}, "sites is empty"),
+        (None, {}, "no names, None"),
+        (nn.Linear(6, 6), {}, "no names, Linear"),
         (["unused"], {}, "'unused' is never called"),
         (["shared"], {}, "'shared' is called 2 times"),
         (["attention"], {}, "'attention' returns a tuple, no tensor"),

@@ -110,6 +110,7 @@ BAD = {
     "no vector": (lambda: gfo.Categorical([[1.0, 2.0]]), "one per class"),
     "zero weight": (lambda: gfo.Categorical([1.0, 0.0]), "need to be positive"),
     "nan weight": (lambda: gfo.Categorical([1.0, math.nan]), "need to be positive"),
+    "a word": (lambda: gfo.Categorical("balanced"), "weights are balanced"),
     "weights": (lambda: ask(gfo.Categorical([1.0, 2.0]), HARD), "2 class weights, the network"),
     "labels": (lambda: ask(gfo.SoftTargets(), HARD), "needs (4, 3) targets"),
     "integers": (lambda: ask(gfo.SoftTargets(), SOFT.long()), "use y.float()"),

@@ -123,7 +123,7 @@ def test_faults_a13_unpacked_mnist_files_are_checked(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte. is not the") as told:
         images._part(tmp_path, True)
     assert "\n" not in str(told.value) and "GFO_UNCHECKED" in str(told.value)
-    monkeypatch.setattr(images, "MNIST_SHA256", digests(raw))
+    monkeypatch.setitem(images.DIGESTS, "mnist", digests(raw))
     x, y = images._part(tmp_path, True)
     assert x.shape == (6, 1, 28, 28) and y.tolist() == list(range(6))
     assert float(x[0, 0, 0, 195 % 28]) == pytest.approx((195 % 28) / 255)
@@ -141,7 +141,7 @@ def test_faults_a13_unpacked_mnist_files_are_checked(tmp_path, monkeypatch):
 
 
 def test_faults_a13_a_leftover_of_an_old_torchvision_never_wins(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MNIST_SHA256", digests(write_mnist(tmp_path)))
+    monkeypatch.setitem(images.DIGESTS, "mnist", digests(write_mnist(tmp_path)))
     old = tmp_path / "MNIST" / "processed"
     old.mkdir()
     for name in ("training.pt", "test.pt"):

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from gfo.evaluate import metrics
+from gfo.evaluate.calibrate import Temperature
+from gfo.evaluate.conformal import Sets
 
 
 def test_ece_by_hand():
@@ -64,3 +66,16 @@ def test_labels_of_pixels_have_the_probabilities_places():
     assert metrics.evaluate(probs, y)["nll"] > 0
     with pytest.raises(ValueError, match=r"y has shape \(4, 5, 2\), needs \(4, 2, 5\)"):
         metrics.evaluate(probs, y.mT)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
+def test_arrays_of_labels_of_any_whole_number_say_what_tensors_say(kind):
+    gen = torch.Generator().manual_seed(0)
+    probs, y = torch.randn(60, 4, generator=gen).softmax(1), torch.arange(60) % 4
+    for score in (
+        metrics.evaluate, metrics.reliability, lambda p, t: Temperature(p, t).value,
+        lambda p, t: Sets(p, t).threshold, lambda p, t: Sets(probs, y).coverage(p, t),
+        lambda p, t: metrics.selective_accuracy(p, t, (0.5, 1.0)),
+    ):  # fmt: skip
+        assert score(probs, y.numpy().astype(kind)) == score(probs, y)
+        assert score(probs.numpy(), y.numpy().astype(kind)) == score(probs, y)

@@ -212,6 +212,7 @@ def test_an_ensemble_is_the_mean_of_its_members(name):
         torch.testing.assert_close(gfo.predict(ensemble, x, samples), want, rtol=0, atol=1e-6)
     logits = gfo.sample_logits(ensemble, x, 6)
     torch.testing.assert_close(logits[1::3], gfo.sample_logits(nets[1], x, 2))
+    assert torch.equal(gfo.predict(gfo.Ensemble(nets[0]), x), gfo.predict(nets[0], x))
 
 
 def test_what_an_ensemble_cannot_answer_it_says_in_one_line(tmp_path):

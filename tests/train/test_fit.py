@@ -1,6 +1,7 @@
 """Training: exact resume, determinism, early stopping, frozen backbones."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -715,6 +716,15 @@ def test_what_is_no_function_is_named_before_any_step(name):
     with pytest.raises(ValueError, match=f"{name}={value!r} cannot be called: pass a function"):
         gfo.fit(net, problem(), **HOW | {name: value})
     assert torch.equal(weights(net), before)
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, partial(torch.optim.SGD, lr=0.1), lambda p: p])
+def test_an_optimizer_that_takes_no_group_is_named_before_any_step(make):
+    net = fresh()
+    before = weights(net)
+    with pytest.raises(ValueError, match=r"optimizer is .*, not f\(group, parameters\)") as error:
+        gfo.fit(net, problem(), optimizer=make, **HOW)
+    assert "\n" not in str(error.value) and torch.equal(weights(net), before)
 
 
 def test_a_caller_without_gradients_gets_the_same_training():
