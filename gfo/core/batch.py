@@ -61,8 +61,9 @@ def as_tensors(x: Any) -> Any:
 
 
 def kinds(x: Any) -> tuple:
-    """Shape without the batch axis and number format of each tensor in `x`."""
-    return tuple((tuple(t.shape[1:]), t.dtype) for t in leaves(x))
+    """Shape without the batch axis and number format of each tensor in `x`, keys of a mapping."""
+    keys = sorted(x) if isinstance(x, Mapping) else []
+    return *[(tuple(t.shape[1:]), t.dtype) for t in leaves(x)], *keys
 
 
 def rows(x: Any) -> int:
@@ -125,7 +126,8 @@ class Tokens(nn.Module):
     """A mask site of a model that pads: `site(h, real)` gives h, (B, T, C), back.
 
     `real` is (B, T), True where a token is there. A mask of padding is 1 and its log-probability 0
-    under every policy, and no mean over tokens has padding in it.
+    under every policy, and no mean over tokens has padding in it. Where log Z or h_0 read x itself,
+    padding of x are the tokens that are all zero.
     """
 
     # positions only: a hook does not see keywords
@@ -153,7 +155,7 @@ def features(x: Any, tokens: bool) -> Tensor | None:
         (B, n), or None where x has no float tensor.
     """
     parts = [
-        token_mean(t, (t != 0).any(-1)) if tokens and t.dim() == 3 else t.flatten(1)
+        token_mean(t, (t != 0).any(-1)) if tokens and t.dim() == 3 else t.reshape(len(t), -1)
         for t in leaves(x)
         if t.is_floating_point()
     ]

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import RandomSampler, WeightedRandomSampler
 
 from gfo.core.attached import Attached
 from gfo.core.batch import as_tensors, from_mapping, leaves, row_slice, rows, tree_map
@@ -18,10 +17,16 @@ ROWS, NOISE = 256, 2**30
 
 def is_loader(x: Any) -> bool:
     """Whether x is an iterable of batches, not a batch; ValueError for a loader that shuffles."""
-    if isinstance(getattr(x, "sampler", None), RandomSampler | WeightedRandomSampler):
+    # RandomSampler, its kin and its heirs; DistributedSampler where it shuffles
+    if any("Random" in str(type(s).mro()) or getattr(s, "shuffle", 0) is True for s in samplers(x)):
         raise ValueError("the loader shuffles, so that no row of an answer is known: shuffle=False")
     batch = Tensor | np.ndarray | Mapping | tuple | list | str
     return not isinstance(x, batch) and hasattr(x, "__iter__")
+
+
+def samplers(loader: Any) -> list[Any]:
+    """What orders a DataLoader's rows, be it by way of its batches; None for none."""
+    return [getattr(p, "sampler", None) for p in (loader, getattr(loader, "batch_sampler", None))]
 
 
 def inputs(net: Attached, item: Any) -> tuple[Any, Sequence]:

@@ -30,9 +30,8 @@ class Ensemble(nn.Module):
         nets = [nets] if isinstance(nets, Attached) else list(nets)
         if not nets:
             raise ValueError("an ensemble needs at least one net")
-        for net in nets:
-            if not isinstance(net, Attached):
-                raise ValueError(f"members come from gfo.attach, got a {type(net).__name__}")
+        if odd := [net for net in nets if not isinstance(net, Attached)]:
+            raise ValueError(f"members come from gfo.attach, got a {type(odd[0]).__name__}")
         if len({(n.likelihood.outputs, n.spec.shapes, repr(n.likelihood)) for n in nets}) > 1:
             raise ValueError("members differ in their input shape, number of classes or likelihood")
         self.nets = nn.ModuleList(nets)

@@ -9,7 +9,7 @@ from torch import Tensor
 from gfo.core.batch import features, token_mean
 from gfo.core.noise import Noise
 from gfo.core.objectives import CERTAIN
-from gfo.core.policies import Context
+from gfo.core.policies import Context, LogZ
 from gfo.core.sites import LOG_Z_MAX_INPUT
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class SiteHandler:
     ):  # fmt: skip
         self.net, self.given, self.noise, self.source, self.x = net, masks, noise, source, x
         self.y = None if y is None or source == "test" else net.likelihood.encode(y)
-        read = net.method.reads_before or (self.y is not None and net.method.log_z is not None)
+        read = isinstance(net.method.log_z, LogZ) and self.y is not None or net.method.reads_before
         width = 0 if x is None else x.shape[1]
         if read and width != (net.spec.x_size or 0):
             read = f"the {net.spec.x_size} numbers of the example's input, here are {width}"
@@ -75,8 +75,8 @@ class SiteHandler:
             had = f"the example had width {site.width} on axes {site.axes}"
             raise ValueError(f"{what} has shape {tuple(h.shape)}, {had}: pass inputs like it")
         method = self.net.method
-        if real is not None and method.shared:  # one mask for all: a token that any row has counts
-            real = real.any(0, keepdim=True)
+        if real is not None:  # where one mask serves all, a token that any row has counts
+            real = real.bool().any(0, keepdim=True) if method.shared else real.bool()
         self.real.append(real)
         context = Context(site.pool(h.detach()), self.before, self.y, self.masks, self.real)
         if layer == 0 and self.y is not None:
@@ -103,7 +103,7 @@ class SiteHandler:
         self.p_logits.append(p_logits)
         masked = h * site.spread(method.scale(mask)).to(h.dtype)
         if method.reads_before:
-            self.before = site.pool(masked.detach())
+            self.before = site.pool(masked.detach().clone())  # what follows may work in place
         return masked
 
     def log_z_features(self, context: Context) -> Tensor:

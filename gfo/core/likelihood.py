@@ -132,7 +132,7 @@ class Likelihood(nn.Module):
         if not self.real or self.y_seen:
             return
         count, (mean, squares) = 0, torch.zeros(2, len(self.y_mean)).double()
-        for y in ys:
+        for y in map(torch.as_tensor, ys):
             y = y.detach().cpu().double().movedim(1, -1).flatten(0, -2)  # (B, D, …) -> (n, D)
             count, gap = count + len(y), y.mean(0) - mean
             mean = mean + gap * len(y) / count

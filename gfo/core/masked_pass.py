@@ -85,9 +85,8 @@ class Pass(NamedTuple):
 
 
 def _score(logits: list[Perhaps], masks: list[Tensor]) -> list[Tensor] | None:
-    if not logits or logits[0] is None:
-        return None
-    return [log_bernoulli(a, z) for a, z in zip(logits, masks, strict=True)]
+    known = bool(logits) and logits[0] is not None
+    return [log_bernoulli(a, z) for a, z in zip(logits, masks, strict=True)] if known else None
 
 
 def _total(sites: list[Tensor] | None) -> Tensor | None:
@@ -125,7 +124,10 @@ def masked_pass(
     x_read = small_features(net, x) if reads_x else None
     handler = SiteHandler(net, y, masks, noise, source, x_read)
     with net.handling(handler):
-        logits = handler.finish(net.logits(call(net.model, x)))
+        # a copy: the model may change it in place
+        logits = handler.finish(net.logits(call(net.model, tree_map(torch.clone, x))))
+    if y is not None and tuple(logits.shape[1:]) != net.likelihood.outputs:  # of another size
+        net.likelihood.check(y, len(logits), tuple(logits.shape[1:]))
     log_lik = None if y is None else net.likelihood.log_lik(logits, y)
     if log_lik is not None and log_lik.shape != logits.shape[:1]:
         raise ValueError(f"log_lik is {tuple(log_lik.shape)}, needs (B,): see td.Independent")
@@ -173,6 +175,9 @@ class BatchPass:
         gen = generator(*self.key, draw, device=self.y.device)
         rank, world = self.shard
         noise = noise_for(self.net, repeat * world * rows(self.x), gen)
+        if count := self.net.method.count:  # its masks take turns, row by row
+            turns = torch.arange(len(noise.explore), device=gen.device) + 0.5
+            noise = noise._replace(explore=(turns / count % 1).unsqueeze(1))
         if world == 1 or self.net.method.shared:
             return noise
         copies = (repeat, world, -1)  # (S·W·B, ...) -> (S·B, ...)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from gfo.core.registry import Registry
 
@@ -63,19 +62,18 @@ class SiteTerms(torch.autograd.Function):
     def forward(ctx: Any, q_logits: Tensor, p_logits: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """(log q, log p, KL), each (B,), in nats."""
         a, b = q_logits.float(), p_logits.float()
-        keep_q, keep_p, plus_a, plus_b = a.sigmoid(), b.sigmoid(), F.softplus(a), F.softplus(b)
-        ctx.save_for_backward(mask, keep_q, keep_p)
-        ctx.like, ctx.materialize_grads = (q_logits, p_logits), False
-        bits = mask * a - plus_a, mask * b - plus_b, keep_q * (a - b) + plus_b - plus_a
+        plus_a, plus_b = F.softplus(a), F.softplus(b)
+        ctx.save_for_backward(mask, q_logits, p_logits)
+        ctx.materialize_grads = False
+        bits = mask * a - plus_a, mask * b - plus_b, a.sigmoid() * (a - b) + plus_b - plus_a
         return tuple(each.flatten(1).sum(1) for each in bits)  # (B, ...) -> (B,)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, log_q: Tensor | None, log_p: Tensor | None, kl: Tensor | None) -> tuple:
         """Gradients in both logits; the mask has none."""
-        mask, keep_q, keep_p = ctx.saved_tensors
-        q_like, p_like = ctx.like
-        on_p = _pull(log_p, mask, keep_p, p_like), _pull(kl, keep_p, keep_q, p_like)
+        mask, q_like, p_like = ctx.saved_tensors
+        keep_q, keep_p = q_like.float().sigmoid(), p_like.float().sigmoid()  # anew: differentiable
+        on_p = _pull(log_p, mask, keep_p, p_like), _pull(kl, keep_p, keep_q.detach(), p_like)
         found = [pull for pull in on_p if pull is not None]
         return _pull(log_q, mask, keep_q, q_like), total(found) if found else None, None
 

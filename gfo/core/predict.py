@@ -124,7 +124,8 @@ def _score_batches(net: Attached, loader: Iterable, y: Any, masks: Sequence[Tens
 def predict(net: Attached | Ensemble, x: Any, samples: int = 20, **how) -> Tensor:
     """Mean of the predictive over masks of the test-time policy.
 
-    Class probabilities (B, K), or what else the likelihood has for a mean (`Likelihood.mean`).
+    Class probabilities (B, K), or what else the likelihood has for a mean (`Likelihood.mean`). Rows
+    that act on each other, as under batch statistics in eval mode, do so within blocks of 256.
 
     The same call gives the same answer: masks come from `seed` (0 by default). Answers are summed
     block by block in float64, so memory does not grow with samples × inputs × classes, and the mean
@@ -164,10 +165,11 @@ def sample_logits(
             rows are answered as if they came in one batch. Lengths and sizes may vary where model
             and sites allow it.
         samples: S.
-        masks: "own", each row has masks of its own, drawn by its place: the same input further
-            down has others. "shared", the rows of a call share their random numbers, so that an
-            answer depends on its input alone (where the policy does not read the input, they share
-            the mask). Or given ones, one per site, each (S, B, C) or (S, B, T, C).
+        masks: "own", each row has masks of its own, drawn by its place and by how many rows share
+            its block (of 256): the same input further down has others. "shared", the rows of a call
+            share their random numbers, so that an answer depends on its input alone (where the
+            policy does not read the input, they share the mask). Or given ones, one per site, each
+            (S, B, C) or (S, B, T, C).
         seed: Of the masks.
         memory: Bytes that the largest activation of a folded pass may take, 512 MiB by default,
             2 MiB on a CPU; it changes the speed, not the answer. Where the GPU runs out, half as
@@ -261,11 +263,8 @@ def _block_logits(net: Attached, x: Any, draws: Iterable, memory: int) -> Iterat
 
 def _spoilt(out: Pass) -> Tensor:
     """The logits of a pass; NaN where a policy was not finite, of which its mask says nothing."""
-    logits = out.logits
-    for policy in (*out.q_logits, *out.p_logits):
-        if policy is not None:
-            logits = logits.masked_fill((~policy.isfinite()).any(), torch.nan)
-    return logits
+    bad = [~p.isfinite().all() for p in (*out.q_logits, *out.p_logits) if p is not None]
+    return out.logits.masked_fill(torch.stack(bad).any(), torch.nan) if bad else out.logits
 
 
 def _draws(

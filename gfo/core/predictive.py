@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gfo.core.attached import Attached
 from gfo.core.batch import as_tensors
+from gfo.core.checks import check_counts, check_net
 from gfo.core.ensemble import Ensemble
 from gfo.core.likelihood import Likelihood
 from gfo.core.predict import sample_logits
@@ -84,9 +85,11 @@ def predictive(net: Attached, x: Any, samples: int = 20, **how) -> Predictive:
     Raises:
         ValueError: On bad x, samples < 1 or bad masks.
     """
-    drawn = isinstance(how.get("masks"), str | None)
-    if isinstance(net, Ensemble) and drawn:  # each member has its own sd, say
-        share = -(-samples // len(net.nets)) if samples > 0 else samples
-        parts = [p for member in net.nets for p in predictive(member, x, share, **how).parts]
-        return Predictive(parts)
-    return Predictive([(net.likelihood, sample_logits(net, x, samples, **how))])
+    members = net.nets if isinstance(net, Ensemble) else [net]
+    check_counts(samples=samples)
+    check_net(members[0])
+    # of a method that has so many masks each weighs the same, and so does each member
+    every = math.lcm(*(member.method.count or 1 for member in members))
+    whole = every * len(members)
+    outputs = sample_logits(net, x, whole * -(-samples // whole), **how)
+    return Predictive([(m.likelihood, outputs[k :: len(members)]) for k, m in enumerate(members)])

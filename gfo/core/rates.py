@@ -14,8 +14,7 @@ def learning_rates(lr: Mapping[str, float] | None) -> dict[str, float]:
     """
     if not isinstance(lr, Mapping | None):
         raise ValueError(f"lr is {lr!r}, needs a rate by group: lr={{'backbone': {lr!r}}}, say")
-    unknown = set(lr or {}) - set(LEARNING_RATES)
-    if unknown:
+    if unknown := set(lr or {}) - set(LEARNING_RATES):
         raise ValueError(f"lr names {sorted(unknown)}; the groups are {sorted(LEARNING_RATES)}")
     rates = LEARNING_RATES | {name: float(rate) for name, rate in (lr or {}).items()}
     if not all(0 <= rate < float("inf") for rate in rates.values()):

@@ -50,7 +50,8 @@ def save(net: Attached, path: str | Path) -> None:
     if type(fresh) is not kind:
         other = f"{kind.__name__} is not registered, {method.name!r} is another class"
         raise ValueError(f"{other}: give it a name of its own with @METHODS.register")
-    if changed := [k for k in method.config if getattr(fresh, k, 0) != getattr(method, k, 0)]:
+    names = {**method.hash_defaults, **method.config}
+    if changed := [k for k in names if getattr(fresh, k, 0) != getattr(method, k, 0)]:
         raise ValueError(f"{changed[0]} was set after attach, no file would say so: attach with it")
     with net.exclusive():
         write_content(path, {"gfo": describe(net), "state": plain_state(net)})

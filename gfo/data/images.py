@@ -56,8 +56,7 @@ def from_torchvision(
         sizes: How many to train, to validate and to tune, if not those in `images.toml`.
     """
     pool, test = (READERS[name](root, train) for train in (True, False))
-    about = SETS[name]
-    return split(name, pool, sizes or about["sizes"], test, about["classes"], seed)
+    return split(name, pool, sizes or SETS[name]["sizes"], test, SETS[name]["classes"], seed)
 
 
 for _name in SETS:

@@ -47,7 +47,7 @@ def log_predictive_curve(
 
     def draw(xs: Any, ys: Tensor, count: int, key: int) -> Tensor:
         outputs = sample_logits(net, xs, count, seed=key)  # (s, b, K, …)
-        return torch.stack([net.likelihood.log_lik(one, ys) for one in outputs])
+        return torch.stack([net.likelihood.distribution(one).log_prob(ys) for one in outputs])
 
     found = [each.logcumsumexp(0)[places] for each in _blocks(net, x, y, most, draw, seed)]
     return torch.cat(found, 1) - (places + 1).log().unsqueeze(1)
@@ -89,8 +89,10 @@ def importance_log_predictive(
 
     def draw(xs: Any, ys: Tensor, count: int, key: int) -> Tensor:
         noise = noise_for(net, count * rows(xs), generator(key, device=device_of(net)))
-        out = without_gradient(net, *repeat_rows((xs, ys), count), noise=noise, source="q")
-        return (out.log_lik + out.log_p - out.log_q).unflatten(0, (count, -1))
+        xs, ys = repeat_rows((xs, ys), count)
+        out = without_gradient(net, xs, ys, noise=noise, source="q")
+        log_lik = net.likelihood.distribution(out.logits).log_prob(ys)  # without class weights
+        return (log_lik + out.log_p - out.log_q).unflatten(0, (count, -1))
 
     found = []
     for log_w in _blocks(net, x, y, samples, draw, seed):

@@ -113,7 +113,7 @@ def keep_probabilities(
     for name, source in (("q", "q"), ("p", "test")):
         if getattr(net.method, name) is not None:
             seen = passes(net, x, y, source, samples, seed)
-            found[name] = [a.sigmoid().mean(0) for a in by_site(seen, f"{name}_logits", rows(x))]
+            found[name] = [a.sigmoid().mean(0) for a in by_site(seen, f"{name}_logits", len(y))]
     return found
 
 

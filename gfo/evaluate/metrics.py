@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Array = Tensor | np.ndarray
+
 
 def ece(probs: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error (Guo et al., 2017), a number in [0, 1].
@@ -23,7 +25,7 @@ def ece(probs: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
     return float(share @ np.abs(accuracy - confidence))
 
 
-def reliability(probs: Tensor, y: Tensor, bins: int = 15) -> dict[str, list[float]]:
+def reliability(probs: Array, y: Array, bins: int = 15) -> dict[str, list[float]]:
     """What a reliability diagram draws.
 
     Args:
@@ -65,7 +67,7 @@ def check_classes(probs: Tensor, y: Tensor) -> None:
         raise ValueError(f"{got} and labels 0…K−1 (B,): take gfo.predictive(net, x).log_prob(y)")
 
 
-def per_answer(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def per_answer(probs: Array, y: Array) -> tuple[Tensor, Tensor]:
     """A row for each answer, where an example has several.
 
     Args:
@@ -87,11 +89,11 @@ def per_answer(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.where((y == 0) | (y == 1), y, -1).long()
     if y.dim() > 1 and y.shape != (shape := (len(probs), *probs.shape[2:])):
         raise ValueError(f"y has shape {tuple(y.shape)}, needs {shape}, as the probabilities")
-    rows, labels = probs.movedim(1, -1).flatten(0, -2) if probs.dim() > 1 else probs, y.flatten().long()
+    rows, labels = probs.movedim(1, -1).flatten(0, -2) if probs.dim() > 1 else probs, y.flatten()
     if y.dim() > 1 and len(labels) == len(rows):
         rows, labels = rows[labels != -100], labels[labels != -100]
     check_classes(rows, labels)
-    return rows, labels
+    return rows, labels.long()
 
 
 def brier(probs: np.ndarray, y: np.ndarray) -> float:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from gfo.core.batch import device_of, to_device
-from gfo.core.checks import check_counts, check_x, check_y
+from gfo.core.checks import check_batch, check_counts
 from gfo.core.masked_pass import BatchPass, Perhaps
 from gfo.core.objectives import total
-from gfo.core.policies import Context
+from gfo.core.policies import Context, LogZ
 from gfo.core.sites import Spec
 
 
@@ -151,10 +151,9 @@ class Method(nn.Module):
         check_counts(n=n)
         if not 0 <= shard[0] < shard[1]:
             raise ValueError(f"shard is {shard}, needs (rank, world) with 0 ≤ rank < world")
-        x = check_x(net, x)
-        x, y = to_device((x, check_y(net, x, y)), device_of(net))
-        reads = self.reads_label or self.log_z or getattr(net.likelihood, "sd", 0) == "learned"
-        if reads and net.likelihood.real and not net.likelihood.y_seen:
+        x, y = to_device(check_batch(net, x, y), device_of(net))
+        read = self.reads_label or isinstance(self.log_z, LogZ) or hasattr(net.likelihood, "log_sd")
+        if read and net.likelihood.real and not net.likelihood.y_seen:
             cure = "call net.likelihood.standardise([y of the training set]) before the first step"
             warnings.warn(f"y is read as it is, unstandardised: {cure}", stacklevel=3)
         return self.loss(BatchPass(net, x, y, key, shard), n)
@@ -245,7 +244,7 @@ class Method(nn.Module):
         keep = (logits / temperature).sigmoid_() if training else logits.sigmoid()
         if training and self.random:
             explore = explore.reshape(-1, *[1] * (u.dim() - 1))  # (B, 1) -> (B, 1[, 1])
-            keep.masked_fill_(explore < random, 0.5)
+            keep = keep.masked_fill(explore < random, 0.5)  # of one row, it may be
         return (u < keep).float()
 
     def exploration(self) -> tuple[Tensor | float, Tensor | float]:

@@ -59,12 +59,13 @@ class GFlowOut(Method):
         pull: λ, how hard a learned prior is held to where it starts: λ · KL(p ‖ Bernoulli(keep)) is
             added, in closed form along the sampled prefix. 0, the paper: it drifts freely.
         anneal: Epochs over which `temperature` and `random` fall, in a line, to 1 and 0 (the paper:
-            0, they stay). Counted by the rows that the loss has seen in train mode.
+            0, they stay). Counted by the rows that the loss has seen in train mode; a `shard`
+            counts for all, which have to run side by side.
         e_steps: Steps of q for each one of backbone and p, the E-steps and M-steps of GFlowNet-EM
             (Hu et al., 2023), by the number of the step, to which that of the epoch is added, or at
             random where `loss` is given no step. 1, the paper: all move together.
         sleep: Weight of GFlowNet-EM's sleep phase: q also learns the masks that p drew from a y
-            drawn under them. 0, the paper: it does not.
+            drawn under them, by the same noise on every `shard`. 0, the paper: it does not.
     """
 
     own_posterior = True

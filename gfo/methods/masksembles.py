@@ -60,15 +60,12 @@ class Masksembles(Method):
 
     def make(self, spec):
         for layer, site in enumerate(spec.sites):
-            masks = draw_masks(site.width, self.count, self.overlap)
-            self.register_buffer(f"masks_{layer}", masks)
+            self.register_buffer(f"masks_{layer}", draw_masks(site.width, self.count, self.overlap))
 
     def mask_at_site(self, layer, context, mask, u, explore, source):
         h, masks = context.h, self.get_buffer(f"masks_{layer}")
         mask = masks.mean(0, keepdim=True) if mask is None and source == "mean" else mask
         if mask is None:
-            rows = torch.arange(len(h), device=h.device)
-            turn = rows if source == "train" else (explore[:, 0] * self.count).long()
-            mask = masks[turn % self.count]  # rounding may give `count`
+            mask = masks[(explore[:, 0] * self.count).long() % self.count]  # rounding may give it
         alike = mask.dim() < h.dim()  # every token has the mask of its features
         return mask.unsqueeze(1).expand(-1, h.shape[1], -1) if alike else mask, None, None

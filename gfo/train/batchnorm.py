@@ -22,7 +22,9 @@ class _UnderTest(nn.Module):
         self.net, self.seed, self.calls = net, seed, 0
         norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.norms = [m for m in norms if m.training or not net.model.training]
-        self.frozen = [m for m in norms if m not in self.norms]
+
+    def modules(self, *_):  # all that update_bn finds: a frozen one keeps its own
+        return iter(self.norms)
 
     def train(self, mode: bool = True):
         self.net.eval()
@@ -68,14 +70,12 @@ def reestimate(
     torch.manual_seed(derive(seed, "batchnorm"))
     with net.exclusive():
         under = _UnderTest(net, seed)
-        undone = [*under.norms, *under.frozen]
-        held = {m: (m.momentum, {n: b.clone() for n, b in m.named_buffers()}) for m in undone}
+        held = {m: (m.momentum, {n: b.clone() for n, b in m.named_buffers()}) for m in under.norms}
         with eval_mode(net):
             try:
                 update_bn((augment(p, gen) if augment else p for p in parts), under)
                 check_finite(net, *(b for m in under.norms for b in m.buffers()))
-                undone = under.frozen
-            finally:  # update_bn zeroes the statistics first
-                for module in undone:
-                    module.momentum, buffers = held[module]
+            except BaseException:  # update_bn zeroes the statistics first
+                for module, (module.momentum, buffers) in held.items():
                     module.load_state_dict(buffers, strict=False)
+                raise

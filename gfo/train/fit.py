@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from gfo.core.attached import Attached
 from gfo.core.batch import pick_device, to_device
+from gfo.core.blocks import samplers
 from gfo.core.checks import check_batch, check_counts, check_functions, check_net, check_whole
 from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import derive, generator
@@ -49,8 +50,8 @@ def fit(
     Args:
         net: What `attach` returned.
         train: (x, y) tensors or arrays, or any re-iterable of such batches, or of mappings with y
-            under "labels" (`gfo.core.batch.LABELS`); of one row beside BatchNorm they are left
-            out. A DataLoader's own `generator` is seeded anew each epoch.
+            under "labels" (`gfo.core.batch.LABELS`). Of one row they are left out beside BatchNorm,
+            of tensors always. A DataLoader's own `generator` is seeded anew each epoch.
         valid: The same for early stopping, on the NLL of the mask-averaged predictive under fixed
             noise; the best weights come back. Without it all epochs run and the last weights stay.
         epochs: At most so many.
@@ -155,7 +156,7 @@ class Run:
         net, data, seed, started = self.net, self.data, self.seed, time.perf_counter()
         torch.manual_seed(derive(seed, "epoch", epoch))
         source = getattr(data.train, "source", None)
-        for part in (source, getattr(source, "sampler", None)):  # a DataLoader's
+        for part in (source, *samplers(source)):
             if isinstance(own := getattr(part, "generator", None), torch.Generator):
                 own.manual_seed(derive(seed, "loader", epoch))
         bar = tqdm(

@@ -1,0 +1,239 @@
+"""What a hostile tester found silently wrong: each against a second way to the same number."""
+
+import math
+
+import pytest
+import torch
+from conftest import all_masks, shake, toy_model
+from torch import nn
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    distributed,
+)  # fmt: skip
+
+import gfo
+from gfo.core.batch import Tokens
+from gfo.core.objectives import SiteTerms, kl_bernoulli, log_bernoulli
+from gfo.evaluate import marginal
+
+torch.manual_seed(0)
+X, Y = torch.randn(40, 6), torch.arange(40) % 3
+
+
+def made(method, likelihood=None, **how):
+    torch.manual_seed(0)
+    model, sites = toy_model(**how)
+    return shake(gfo.attach(model, sites, method, X[:2], likelihood=likelihood))
+
+
+def test_behind_a_frozen_batchnorm_statistics_are_those_of_what_it_gives():
+    torch.manual_seed(0)
+    frozen, free = nn.BatchNorm1d(6), nn.BatchNorm1d(5)
+    model = nn.Sequential(nn.Linear(6, 6), frozen, nn.Linear(6, 5), free, nn.ReLU())
+    model.append(nn.Linear(5, 3)).train()
+    frozen.running_mean.fill_(4.0)
+    frozen.running_var.fill_(9.0)
+    frozen.eval()
+    net = gfo.attach(model, ["4"], "deterministic", X[:4])
+    gfo.train.reestimate(net, X, batch=40)
+    h = model[2](frozen(model[0](X)))
+    torch.testing.assert_close(free.running_mean, h.mean(0))
+    torch.testing.assert_close(free.running_var, h.var(0))
+    assert frozen.running_mean.eq(4).all() and frozen.running_var.eq(9).all()
+
+
+@pytest.mark.parametrize("how", [
+    lambda d: dict(batch_size=8, shuffle=True),
+    lambda d: dict(batch_size=8, sampler=SubsetRandomSampler(range(40))),
+    lambda d: dict(batch_sampler=BatchSampler(RandomSampler(d), 8, False)),
+    lambda d: dict(batch_size=8, sampler=distributed.DistributedSampler(d, 1, 0)),
+])  # fmt: skip
+def test_rows_in_an_unknown_order_are_refused_however_they_are_mixed(how):
+    net, data = made("random"), TensorDataset(X, Y)
+    for call in (gfo.predict, lambda n, loader: gfo.report(n, loader, Y)):
+        with pytest.raises(ValueError, match="the loader shuffles"):
+            call(net, DataLoader(data, **how(data)))
+    ordered = distributed.DistributedSampler(data, 1, 0, shuffle=False)
+    torch.testing.assert_close(
+        gfo.predict(net, DataLoader(data, 8, sampler=ordered)), gfo.predict(net, X)
+    )
+
+
+@pytest.mark.parametrize("samples", [1, 3, 20])
+def test_a_mixture_weighs_each_of_a_methods_masks_and_each_member_alike(samples):
+    one, other = made(gfo.Masksembles(count=8)), made(gfo.Masksembles(count=6))
+    for net in (one, gfo.Ensemble([one, other]), gfo.Ensemble([one, made("deterministic")])):
+        want = gfo.predict(net, X, samples)
+        torch.testing.assert_close(gfo.predictive(net, X, samples).mean, want)
+
+
+def test_shards_of_masksembles_have_the_masks_of_the_whole_batch():
+    net, how = made(gfo.Masksembles(count=4)).train(), dict(n=40, seed=0, step=0)
+    whole = net.loss(X[:12], Y[:12], **how).total
+    parts = [net.loss(X[6 * k : 6 * k + 6], Y[6 * k : 6 * k + 6], shard=(k, 2), **how).total
+             for k in (0, 1)]  # fmt: skip
+    torch.testing.assert_close(sum(parts) / 2, whole)
+
+
+@pytest.mark.parametrize(("method", "name", "value"), [
+    ("random", "inverted", True), ("gflowout", "pull", 0.5), ("gflowout", "tied", True),
+])  # fmt: skip
+def test_no_file_forgets_a_setting_that_was_changed_after_attach(method, name, value, tmp_path):
+    net = made(method)
+    setattr(net.method, name, value)
+    with pytest.raises(ValueError, match=f"{name} was set after attach"):
+        gfo.save(net, tmp_path / "net.pt")
+
+
+def test_class_weights_are_no_part_of_the_predictive():
+    plain, weighed = made("gflowout"), made("gflowout", gfo.Categorical([1.0, 9.0, 3.0]))
+    for f in (lambda n: marginal.log_predictive_curve(n, X, Y, (5, 20)),
+              lambda n: marginal.importance_log_predictive(n, X, Y, 20).log_prob):  # fmt: skip
+        torch.testing.assert_close(f(weighed), f(plain))
+
+
+def test_h_before_is_what_the_mask_left_whatever_a_layer_does_to_it_in_place():
+    nets, masks = [], [m[:40] for m in all_masks((4, 3))]
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 4), nn.Identity(), nn.ReLU(inplace), nn.Linear(4, 3))
+        model.extend([nn.Tanh(), nn.Linear(3, 3)])
+        nets.append(shake(gfo.attach(model, ["1", "4"], gfo.GFlowOut(activation="before"), X[:2])))
+    one, other = (gfo.score(net, X, Y, masks) for net in nets)
+    torch.testing.assert_close(one.log_p, other.log_p)
+
+
+class InPlace(nn.Module):
+    """Normalises its input where it lies."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x.sub_(0.5).div_(2.0))
+
+
+@pytest.mark.parametrize("method", ["gflowout", "contextual", "id-gflowout"])
+def test_a_model_that_changes_its_input_in_place_reads_it_once(method):
+    losses = []
+    for wrap in (lambda m: m, InPlace):
+        torch.manual_seed(0)
+        model, sites = toy_model()
+        sites = sites if wrap(model) is model else [f"inner.{s}" for s in sites]
+        net = shake(gfo.attach(wrap(model), sites, method, X[:2].clone())).train()
+        x = X.clone() if wrap(model) is not model else (X - 0.5) / 2
+        losses.append(net.loss(x, Y, n=40, seed=0, step=0))
+        losses[-1].total.backward()
+        assert torch.equal(x, X if wrap(model) is not model else (X - 0.5) / 2)
+    for name in losses[0].parts.keys() - {"tb"}:  # log Z reads x as it came
+        torch.testing.assert_close(losses[0].parts[name], losses[1].parts[name])
+
+
+def test_second_derivatives_of_a_sites_terms_are_autograds():
+    gen = torch.Generator().manual_seed(0)
+    q, p = (torch.randn(5, 4, generator=gen, dtype=torch.float64) for _ in range(2))
+    mask = torch.rand(5, 4, generator=gen).round()
+
+    def weighed(terms):
+        return sum((k + 1) * t.square().sum() for k, t in enumerate(terms))
+
+    def plain(q, p):
+        return log_bernoulli(q, mask), log_bernoulli(p, mask), kl_bernoulli(q.detach(), p)
+
+    found = []
+    for f in (plain, lambda q, p: SiteTerms.apply(q, p, mask)):
+        leaves = [q.float().requires_grad_(), p.float().requires_grad_()]
+        first = torch.autograd.grad(weighed(f(*leaves)), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(g.sin().sum() for g in first), leaves)
+        found.append([*first, *second])
+    for want, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_number_per_row_is_an_input_like_any_other():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.out = nn.Linear(7, 4), nn.Linear(4, 3)
+
+        def forward(self, x, weight):
+            return self.out(torch.relu(self.a(torch.cat([x, weight[:, None]], 1))))
+
+    net = gfo.attach(Two(), ["a"], "gflowout", (X[:2], torch.rand(2)))
+    assert net.loss((X, torch.rand(40)), Y, n=40).total.isfinite()
+
+
+def test_a_policy_that_reads_nothing_trains_under_random_masks():
+    net = made(gfo.GFlowOut(activation="none", label=False)).train()
+    net.loss(X, Y, n=40, seed=0, step=0).total.backward()
+    assert all(p.grad.isfinite().all() for p in net.method.q.parameters() if p.grad is not None)
+
+
+def conv_net(method, likelihood=None, outputs=3):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, outputs, 1))
+    return gfo.attach(model, ["1"], method, torch.randn(2, 1, 5, 5), likelihood=likelihood)
+
+
+def test_one_number_for_log_z_takes_images_of_any_size():
+    net, x = conv_net("id-gflowout"), torch.randn(4, 1, 9, 9)
+    y = torch.zeros(4, 9, 9).long()
+    assert net.loss(x, y, n=4).total.isfinite()
+    assert gfo.score(net, x, y, gfo.sample(net, x, y)).log_z.shape == (4,)
+
+
+@pytest.mark.parametrize(("likelihood", "outputs", "y"), [
+    (None, 3, torch.zeros(6, 5, 5).long()),
+    (gfo.Gaussian(), 2, torch.zeros(6, 1, 1, 1)),
+    (gfo.Gaussian(), 2, torch.zeros(6, 1, 1, 9)),
+    (gfo.Bernoulli(), 2, torch.zeros(6, 2, 1, 9)),
+])  # fmt: skip
+def test_labels_of_another_size_are_never_spread_over_a_larger_image(likelihood, outputs, y):
+    net, x = conv_net("random", likelihood, outputs), torch.randn(6, 1, 9, 9)
+    for call in (lambda: net.loss(x, y, n=6), lambda: gfo.score(net, x, y, gfo.sample(net, x))):
+        with pytest.raises(ValueError, match="y has shape") as told:
+            call()
+        assert "\n" not in str(told.value)
+
+
+class Padded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.site, self.read, self.out = Tokens(), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, h, attention_mask):
+        return self.out(self.site(self.read(h), attention_mask).mean(1))
+
+
+def test_an_attention_mask_may_be_of_whole_numbers():
+    h, real = torch.randn(4, 5, 6), torch.tensor([[1, 1, 1, 0, 0]] * 2 + [[1] * 5] * 2)
+    found = []
+    for mask in (real, real.bool()):
+        torch.manual_seed(0)
+        net = shake(gfo.attach(Padded(), ["site"], "gflowout", (h, mask)))
+        found.append(gfo.predict(net, (h, mask)))
+    assert torch.equal(*found)
+
+
+def test_what_was_never_attached_and_keywords_for_a_tensor_end_in_one_line():
+    net, (model, _) = made("random"), toy_model()
+    for call in (lambda: gfo.predictive(model, X), lambda: gfo.report(model, X, Y),
+                 lambda: gfo.predictive(net, X, "3"), lambda: gfo.predict(net, {"foo": X}),
+                 lambda: net.loss({"foo": X}, Y, n=40)):  # fmt: skip
+        with pytest.raises(ValueError) as told:
+            call()
+        assert "\n" not in str(told.value)
+
+
+def test_standardise_and_keep_probabilities_take_arrays():
+    model, sites = gfo.models.regressor(inputs=6, targets=1, hidden=(4, 3))
+    net, y = gfo.attach(model, sites, "gflowout", X[:2], likelihood=gfo.Gaussian()), X[:, :1] * 3
+    net.likelihood.standardise([y.numpy()])
+    assert math.isclose(net.likelihood.y_sd.item(), y.std().item(), rel_tol=1e-5)
+    keep = gfo.evaluate.masks.keep_probabilities(made("gflowout"), X.numpy(), Y.numpy())
+    assert keep["q"][0].shape == (40, 4)
