@@ -63,7 +63,8 @@ def by_hand(rows: list[dict], need: str, unit: str, passes: int, training: int) 
     """{method: (passes that it takes, values by seed)} within a budget."""
     left: dict = {}
     for row in rows:
-        fixed = {"deterministic": 1, "ensemble": 5}.get(row["method"])
+        members = row["config"]["method"].get("members")  # of CIFAR's ensembles fewer
+        fixed = {"deterministic": 1, "ensemble": members}.get(row["method"])
         place = PLACES[need].get(20 if fixed else passes)
         dear = row["method"] in ("ensemble", "mc-improved") and training == 1
         if dear or (fixed or passes) > passes or place is None:
