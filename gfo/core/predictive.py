@@ -89,7 +89,6 @@ def predictive(net: Attached, x: Any, samples: int = 20, **how) -> Predictive:
     check_counts(samples=samples)
     check_net(members[0])
     # of a method that has so many masks each weighs the same, and so does each member
-    every = math.lcm(*(member.method.count or 1 for member in members))
-    whole = every * len(members)
-    outputs = sample_logits(net, x, whole * -(-samples // whole), **how)
+    every = len(members) * math.lcm(*(member.method.count or 1 for member in members))
+    outputs = sample_logits(net, x, every * -(-samples // every), **how)
     return Predictive([(m.likelihood, outputs[k :: len(members)]) for k, m in enumerate(members)])
