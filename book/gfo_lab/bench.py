@@ -6,7 +6,7 @@ overhead is in the ratio. Both sides have the same optimiser, fused where torch 
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,12 +164,3 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         row = {"method": "released code (*)", what: f"{ms / plain:.2f}", f"{what}, ms": f"{ms:.2f}"}
         shown.loc[len(table), [*row]] = [*row.values()]
     return shown
-
-
-def parts(
-    model: str, methods: Sequence[str] | None, batch: int | None, device: str, **gpu: bool
-) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Where a step of each method spends its time."""
-    setting = Setting(pick_device(device), batch or CASES[model].batch, **gpu)
-    for name, side in sides(model, list(methods or EVERY), setting).items():
-        yield name, costs.where_time_goes(side)

@@ -133,7 +133,7 @@ def bench_command(a: argparse.Namespace) -> None:
     gpu = {k: True for k in ("bf16", "channels_last", "compile", "graph") if getattr(a, k)}
     if len(seeds := a.seed or [0]) > 1:
         raise ValueError(f"bench measures one process, not {len(seeds)}: give one seed")
-    alone = dict(model=DEFAULTS["bench"]["model"], method=None, batch=None, parts=False)
+    alone = dict(model=DEFAULTS["bench"]["model"], method=None, batch=None)
     if idle := [name for name, usual in alone.items() if a.growth and getattr(a, name) != usual]:
         raise ValueError(f"--growth has sizes of its own: leave out --{idle[0]}")
     process = check_whole("seed", seeds[0])
@@ -154,9 +154,6 @@ def bench_command(a: argparse.Namespace) -> None:
         print("{model}, {device}".format(**table.iloc[0]))
         show(bench.readable(table), False)
         print(bench.ABOUT["notes"] + ("" if bench.RIVALS else bench.ABOUT["no_rival"]))
-    for model in a.model if a.parts else ():
-        for name, parts in bench.parts(model, a.method, a.batch, a.device, **gpu):
-            print(f"\n{model}, a step of {name}\n{parts.round(3)}")
 
 
 ABOUT = declared(__file__)

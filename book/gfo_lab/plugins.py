@@ -1,7 +1,7 @@
-"""Methods, models, data sets and experiments from outside the clone.
+"""Methods, models, data sets and experiments from outside the clone, and optional packages.
 
-They file themselves in the registries when their module is imported: one named with `--import`, or
-one that an installed package announces under the entry-point group `gfo_lab.plugins`.
+The former file themselves in the registries when their module is imported: one named with
+`--import`, or one that an installed package announces under the group `gfo_lab.plugins`.
 """
 
 import importlib
@@ -9,8 +9,17 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from types import ModuleType
 
 GROUP = "gfo_lab.plugins"
+
+
+def optional(package: str, extra: str) -> ModuleType:
+    """A package that only some installations have; ValueError that names its extra if not here."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise ValueError(f"{package} is not installed: pip install -e '.[{extra}]'") from None
 
 
 def bring(imports: Sequence[str] = ()) -> None:

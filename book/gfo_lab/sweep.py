@@ -21,7 +21,7 @@ from gfo_lab import records
 from gfo_lab.experiments import EXPERIMENTS
 from gfo_lab.experiments.job import Job
 from gfo_lab.json_files import read_json, write_json
-from gfo_lab.plugins import bring
+from gfo_lab.plugins import bring, optional
 
 ENGINES = ("processes", "dask")
 STALE = 3600  # seconds: no file is being written for so long
@@ -195,10 +195,10 @@ def not_finite(value: Any, name: str = "") -> list[str]:
 def spread(calls: Sequence, jobs: int, engine: str, scheduler: str | None) -> Iterator:
     """The results of `joblib.delayed` calls as they come: here, one after the other, or on
     processes of this machine, or on the workers of a Dask cluster."""
-    at_once = -1 if engine == "dask" else jobs  # all the cluster's workers
     how: dict[str, Any] = dict(batch_size=1, pre_dispatch="all", return_as="generator_unordered")
     with backend(jobs, engine, scheduler):
-        yield from joblib.Parallel(at_once, **how)(calls)
+        # of a cluster all workers
+        yield from joblib.Parallel(-1 if engine == "dask" else jobs, **how)(calls)
 
 
 @contextmanager
@@ -209,13 +209,10 @@ def backend(jobs: int, engine: str, scheduler: str | None) -> Iterator[None]:
     if engine == "processes":
         yield
         return
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ValueError("engine 'dask' needs Dask: pip install -e '.[cluster]'") from None
+    dask = optional("distributed", "cluster")
     local = dict(n_workers=jobs, threads_per_worker=1, dashboard_address=":0")
     try:
-        client = Client(scheduler, timeout=PATIENCE) if scheduler else Client(**local)
+        client = dask.Client(scheduler, timeout=PATIENCE) if scheduler else dask.Client(**local)
     except (OSError, TimeoutError, ValueError) as error:
         raise ValueError(f"no Dask scheduler at {scheduler!r}: {error}") from None
     with client:

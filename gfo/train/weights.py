@@ -7,7 +7,7 @@ A posterior over weights answers as a `gfo.Ensemble` of networks drawn from it, 
 import copy
 
 import torch
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import vector_to_parameters
 
 from gfo.core.attached import Attached
 from gfo.core.checks import check_whole
@@ -75,7 +75,9 @@ class Swag:
 
     def collect(self, *_) -> None:
         """Take the weights as they now stand; what a callback is given is not read."""
-        ahead = parameters_to_vector(self.net.parameters()).detach().cpu() - self.mean
+        # not torch's parameters_to_vector, which takes no weights in channels_last
+        now = torch.cat([p.detach().flatten().cpu() for p in self.net.parameters()])
+        ahead = now - self.mean
         self.count += 1
         self.mean = self.mean + ahead / self.count
         self.deviations = [*self.deviations, ahead - ahead / self.count][-self.rank :]

@@ -1,12 +1,13 @@
 """CIFAR at strength: its network, how settings are chosen, the two measures that decide, queues."""
 
 import itertools
+import sys
 import tarfile
 
 import pytest
 import torch
 from gfo_lab import cli, ensembles, records, run
-from gfo_lab.experiments import cifar
+from gfo_lab.experiments import cifar, training
 from gfo_lab.experiments.job import Job
 from gfo_lab.fast_net import cifar_fast, whiten
 from gfo_lab.recipe import make_net
@@ -28,6 +29,8 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setitem(cifar.SETUPS, "third", TINY | {"epochs": 1, "images": 0})
     monkeypatch.setitem(cifar.SETUPS, "whole", TINY | {"images": 0})
     monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    for name in ("laplace", "swag"):  # rows of their own, below
+        monkeypatch.delitem(cifar.CELLS["deterministic"], name)
 
 
 def do(experiment, *methods, seeds=(0,), profile="fast"):
@@ -153,8 +156,9 @@ def test_a_record_holds_what_tells_methods_apart(chosen):
 
 @pytest.mark.slow
 def test_an_ensemble_tells_what_its_members_are_worth(chosen, monkeypatch):
-    caught, fitted, by_size = [], cifar.fitted, cifar.by_size
-    monkeypatch.setattr(cifar, "fitted", lambda *a: caught.append(fitted(*a)[0]) or (caught[0], []))
+    caught, fitted, by_size = [], training.fitted, cifar.by_size
+    keep = lambda *a: caught.append(fitted(*a)[0]) or (caught[0], [])  # noqa: E731
+    monkeypatch.setitem(training.WAYS, "none", keep)
     monkeypatch.setattr(cifar, "by_size", lambda *a: caught.append(a[0]) or by_size(*a))
     row = do("cifar", "ensemble").iloc[0]
     ensemble, parts = caught[:2]
@@ -167,6 +171,66 @@ def test_an_ensemble_tells_what_its_members_are_worth(chosen, monkeypatch):
             curve = row[f"{metric}{suffix}_by_size"]
             assert len(curve) == 3 and curve[2] == pytest.approx(row[metric + suffix], abs=1e-6)
     assert row["nll_by_size"] == sorted(row["nll_by_size"], reverse=True)  # −log is convex
+
+
+def weights_job(epochs=3, samples=3, **own):
+    config = cifar.configuration("digits", "deterministic", "fast", **own)
+    return Job("digits", "deterministic", 0, config | {"epochs": epochs, "samples": samples})
+
+
+def weights_of(net):
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def test_swag_draws_around_the_iterates_of_its_steady_half(tiny):
+    still = weights_job(weights="swag", rate=0.0)
+    splits = still.splits()
+    half, _ = training.fitted(splits, weights_job(epochs=1))
+    nets, histories = training.swag(splits, still)
+    assert [len(history) for history in histories] == [1, 2] and len(nets.nets) == 3
+    for net in nets.nets:  # no step leads away from where the first half ended
+        torch.testing.assert_close(weights_of(net), weights_of(half), rtol=0, atol=1e-6)
+    moved = [weights_of(net) for net in training.swag(splits, weights_job(rate=0.1))[0].nets]
+    assert not torch.equal(moved[0], moved[1])
+    first = half.model.get_submodule("whitening").weight.numel()  # frozen, and first of all
+    for weights in moved:
+        torch.testing.assert_close(weights[:first], weights_of(half)[:first], rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # laplace-torch's
+def test_laplace_draws_the_last_layer_alone_the_nearer_the_larger_its_precision(tiny):
+    pytest.importorskip("laplace", reason="the extra `laplace` is not installed")
+    splits = weights_job().splits()
+    plain, _ = training.fitted(splits, weights_job())
+    last = sum(p.numel() for p in plain.model.get_submodule("fc").parameters())
+    for precision, apart in ((1e-2, True), (1e12, False)):
+        nets, _ = training.laplace(splits, weights_job(weights="laplace", precision=precision))
+        drawn = torch.stack([weights_of(net) for net in nets.nets]) - weights_of(plain)
+        assert (drawn[:, :-last] == 0).all()
+        # at 10^12 the standard deviation is 10^-6 at most, and none lies five of them away
+        assert (drawn.abs().max() > 0.1) if apart else (drawn.abs().max() < 5e-6)
+
+
+def test_a_missing_package_is_named_before_the_training(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "laplace", None)
+    monkeypatch.setattr(training, "fitted", lambda *a: pytest.fail("trained"))
+    job = weights_job(weights="laplace", precision=1.0)
+    with pytest.raises(ValueError, match="^laplace is not installed: pip install -e '"):
+        cifar.run(job)
+
+
+@pytest.mark.slow
+def test_rows_of_drawn_weights_are_searched_and_measured_like_others(tiny, monkeypatch):
+    cell = {"weights": "swag", "rate": [0.05, 0.1]}
+    monkeypatch.setitem(cifar.CELLS, "deterministic", {"swag": cell})
+    monkeypatch.setitem(cifar.SETUPS, "third", TINY | {"images": 0})
+    for profile in ("third", "whole"):
+        found = do("cifar", "deterministic", profile=profile)
+        assert len(found) == 2 and found["valid_nll"].notna().all()
+    row = do("cifar", "deterministic").iloc[0]
+    best = found.loc[found["valid_nll"].idxmin(), "config"]
+    assert row["config"]["row"] == "swag" and row["config"]["rate"] == best["rate"]
+    assert row["epochs"] == 3 and "nll_calibrated" in row and "nll_by_size" not in row
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,21 @@ def test_swag_is_the_moments_of_its_iterates(rank, mean):
     torch.testing.assert_close(torch.stack(swag.deviations).double(), running[-rank:], **error)
 
 
+def test_swag_reads_weights_in_whatever_order_they_lie():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    images = torch.randn(5, 3, 6, 6)
+    net = gfo.attach(model, ["1"], "deterministic", images)
+    before, lies = net(images).detach(), parameters_to_vector(net.parameters()).detach()
+    net.to(memory_format=torch.channels_last)
+    swag = collected(net, [])
+    for _ in range(2):  # it stands still
+        swag.collect()
+    assert torch.equal(swag.mean, lies)
+    drawn = with_weights(net, swag.draw())
+    torch.testing.assert_close(drawn(images), before)
+
+
 def test_draws_of_swag_have_its_mean_and_covariance():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))

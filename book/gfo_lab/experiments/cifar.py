@@ -17,14 +17,13 @@ from gfo.evaluate import masks
 from gfo.evaluate.metrics import evaluate, selective_accuracy
 from gfo.evaluate.uncertainty import SCORES, detection
 from gfo.train.batchnorm import reestimate
-from gfo.train.fit import predictive_nll
 from gfo_lab import declared
 from gfo_lab.ensembles import by_size, calibrated
 from gfo_lab.experiments.digits import COVERAGES, EVERY, rotated
 from gfo_lab.experiments.halves import grid
 from gfo_lab.experiments.job import Job, base_config, declare
 from gfo_lab.experiments.search import GROUPS, SAME_AS, on_record
-from gfo_lab.experiments.training import fitted
+from gfo_lab.experiments.training import WAYS
 from gfo_lab.experiments.variations import Changes, vary, with_configs
 from gfo_lab.recipe import AUGMENTS, recipe
 
@@ -42,14 +41,14 @@ MEMORY = {"cpu": 16 * 2**20}  # of a folded pass: 256 rows at width 16, which it
 def configuration(dataset: str, method: str, profile: str, **own: Any) -> dict[str, Any]:
     """The config of one method: a one-cycle run of SGD on the backbone and Adam on the masks, so
     that validation picks the best epoch but never stops a run. `own` are arguments of the method,
-    learning rates, "lr" and "masks_lr", or what the "row" is called. ValueError where the data set
-    has no images of 32×32×3."""
+    learning rates, "lr" and "masks_lr", what the "row" is called, or "weights" and their setting,
+    see `WAYS`. ValueError where the data set has no images of 32×32×3."""
     if dataset not in OUTSIDE:
         raise ValueError(f"no CIFAR experiment on {dataset!r}; known: {', '.join(OUTSIDE)}")
     setup = dict(SETUPS[profile])
     rates, data = dict(setup.pop("rates")), {"sizes": setup.pop("sizes")} | setup.pop("data", {})
     rates |= {group: own.pop(name) for group, name in GROUPS.items() if name in own}
-    setup |= {"row": own.pop("row")} if "row" in own else {}
+    setup |= {k: own.pop(k) for k in ("row", "weights", "precision", "rate") if k in own}
     own = SETTINGS.get(method, {}) | setup.pop("settings", {}).get(method, {}) | own
     digits = dataset == "digits"
     config = base_config(method, profile, **own) | {
@@ -101,11 +100,11 @@ def run(job: Job) -> dict[str, Any]:
     splits, config = job.splits(), job.config
     for name in CORRUPTIONS:  # what they read is missed before an hour of training, not behind it
         changed(splits.raw(splits.test[0][:1]), name, 1, job)
-    net, histories = fitted(splits, job)
+    net, histories = WAYS[config.get("weights", "none")](splits, job)
     found = {"epochs": sum(map(len, histories)), "bf16": recipe(config, job.device)["bf16"]}
-    if not config["images"] and isinstance(net, gfo.Attached):  # a search, which tests nothing
+    if not config["images"]:  # a search, which tests nothing
         reestimated(net, splits, job)
-        return found | {"valid_nll": predictive_nll(net, splits.valid, config["samples"], 1)}
+        return found | {"valid_nll": measured(net, *splits.valid, job)["nll"]}
     found["batchnorm"] = settle(net, splits, job)
     x, y = splits.test
     some = slice(config["images"])
@@ -118,7 +117,7 @@ def run(job: Job) -> dict[str, Any]:
     parts = {k: (probs(a).unflatten(0, fold).mean(0), y) for k, (a, y) in seen.items()}
     for name in ("", "_rotated"):
         found |= scores(net, *seen[name], name) | calibrated(parts, name)
-        found |= by_size(parts, name) if fold[1] > 1 else {}
+        found |= by_size(parts, name) if job.method == "ensemble" else {}
     found |= masks_of(net, splits, job) | corrupted(net, splits, job)
     return found | outside(net, logits[:, some], splits, job)
 

@@ -24,10 +24,11 @@ METHODS = ("majority", "logistic", *EVERY)
 
 
 def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
-    """Under the settings that the search on other splits chose (full profile), or the first of the
-    method's space (others): one configuration per cohort."""
+    """Under the settings that the search on other splits chose (full profile), or the methods' own
+    arguments (others): one configuration per cohort."""
     full = profile == "full"
-    point = tuning.chosen(method, dataset) if full else default(method)
+    untuned = {"logistic": {"C": 0.03}}
+    point = tuning.chosen(method, dataset) if full else untuned.get(method, {})
     cohorts = COHORTS if full else COHORTS[:1]
     return [
         tuning.configuration(method, point, profile, **rules) | {"splits": SPLITS.get(profile, 3)}
@@ -74,11 +75,6 @@ def means(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
             rows[LABELS[method]] = {c: np.mean(own[c].tolist()) for c in columns}
             rows[LABELS[method]]["seeds"] = str(len(own))
     return pd.DataFrame.from_dict(rows, orient="index", columns=["seeds", *columns])
-
-
-def default(method: str) -> dict[str, Any]:
-    """A point for budgets under which nothing is tuned: the methods' own arguments."""
-    return {"C": 0.03} if method == "logistic" else {}
 
 
 def sizes(splits: gfo.data.Splits) -> dict[str, int]:

@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
+from torch import Tensor, contiguous_format
+from torch.utils.data import DataLoader, TensorDataset
 
 import gfo
-from gfo.core.noise import derive
+from gfo.core.noise import derive, generator
+from gfo.core.registry import Registry
+from gfo.train import Swag, with_weights
 from gfo.train.fit import fit
 from gfo_lab.experiments.job import Job
+from gfo_lab.plugins import optional
 from gfo_lab.recipe import make_net, recipe
 
 
@@ -29,6 +33,38 @@ def fitted(
         )  # fmt: skip
 
     return train_members(train, job)
+
+
+def laplace(splits: gfo.data.Splits, job: Job) -> tuple[gfo.Ensemble, list[pd.DataFrame]]:
+    """As `fitted`, then a network per mask of the test, its last layer drawn from laplace-torch's
+    posterior under the config's "precision" of the prior. ValueError, before the training, where
+    that is not installed."""
+    package = optional("laplace", "laplace")
+    net, histories = fitted(splits, job)
+    net.to(memory_format=contiguous_format)  # the package flattens no other
+    how = {"prior_precision": job.config["precision"]}
+    posterior = package.Laplace(net, "classification", "last_layer", "full", **how)
+    posterior.fit(DataLoader(TensorDataset(*splits.train), 500))
+    weights = posterior.sample(job.config["samples"], generator(job.seed, "laplace"))
+    return gfo.Ensemble([with_weights(net, w, "model.fc") for w in weights]), histories
+
+
+def swag(splits: gfo.data.Splits, job: Job) -> tuple[gfo.Ensemble, list[pd.DataFrame]]:
+    """As `fitted` for half of the epochs. The others, at the config's constant "rate", end in an
+    iterate each, and `Swag` draws a network per mask of the test. A stopped run does that half
+    again, since no checkpoint holds iterates."""
+    config, half = job.config, job.config["epochs"] // 2
+    net, histories = fitted(splits, job._replace(config=config | {"epochs": half}))
+    posterior, rates = Swag(net), {"lr": config["lr"] | {"backbone": config["rate"]}}
+    how = job.how_to_fit(derive(job.seed, "swag"), None, epochs=config["epochs"] - half, **rates)
+    how |= recipe(config | rates | {"schedule": None}, job.device)
+    histories.append(fit(net, splits.train, on_epoch=posterior.collect, **how))
+    weights = [posterior.draw(job.seed, k) for k in range(config["samples"])]
+    return gfo.Ensemble([with_weights(net, w) for w in weights]), histories
+
+
+# How a config's "weights" asks for networks: the trained ones, or drawn around one.
+WAYS = Registry("posterior over weights", {"none": fitted, "laplace": laplace, "swag": swag})
 
 
 def probabilities(net: gfo.Attached | gfo.Ensemble, x: Tensor, samples: int, **how: Any) -> Tensor:

@@ -10,36 +10,9 @@ from torch import Tensor
 from gfo_lab.icu.drugs import Codes, infused, votes
 from gfo_lab.icu.eicu import check_stays, chunks, folder
 
-
-class Funnel:
-    """Counts, rule by rule, the rows that are left out; chunks of one table add up."""
-
-    def __init__(self):
-        self.rows: dict[tuple[str, str, str], list[int]] = {}
-        self.stays: set[int] = set()  # of the patient table, as it was read
-
-    def read(self, frame: pd.DataFrame, table: str, what: str) -> None:
-        """The rows of a table before any rule, all of known stays."""
-        check_stays(frame, table, self.stays)
-        self.count(table, what, "", 0, len(frame))
-
-    def count(self, table: str, rule: str, argument: str, dropped: int, left: int) -> None:
-        entry = self.rows.setdefault((table, rule, argument), [0, 0])
-        entry[0] += dropped
-        entry[1] += left
-
-    def drop(self, frame: pd.DataFrame, table: str, rule: str, argument: str, bad) -> pd.DataFrame:
-        """`frame` without the rows where `bad`, which None says is not asked for."""
-        kept = frame if bad is None else frame[~bad]
-        self.count(table, rule, argument, len(frame) - len(kept), len(kept))
-        return kept
-
-    def table(self) -> pd.DataFrame:
-        columns = ["table", "rule", "argument", "dropped", "left"]
-        return pd.DataFrame([[*key, *value] for key, value in self.rows.items()], columns=columns)
-
-
 STATUS = {"Alive": 0, "Expired": 1}
+# The rules that, where they are True, count what is left out by default.
+COUNTED = "cancelled after_discharge reversed zero_rates fluids home_drugs".split()
 
 
 @dataclass(frozen=True)
@@ -75,6 +48,35 @@ class Rules:
             raise ValueError(f"hours {self.hours} and min_hours {self.min_hours}: need > 0 and ≥ 0")
 
 
+class Funnel:
+    """Counts, rule by rule, the rows that are left out; chunks of one table add up."""
+
+    def __init__(self, rules: Rules):
+        self.rules = rules
+        self.rows: dict[tuple[str, str, str], list[int]] = {}
+        self.stays: set[int] = set()  # of the patient table, as it was read
+
+    def read(self, frame: pd.DataFrame, table: str, what: str) -> None:
+        """The rows of a table before any rule, all of known stays."""
+        check_stays(frame, table, self.stays)
+        self.count(table, what, "", 0, len(frame))
+
+    def count(self, table: str, rule: str, argument: str, dropped: int, left: int) -> None:
+        entry = self.rows.setdefault((table, rule, argument), [0, 0])
+        entry[0] += dropped
+        entry[1] += left
+
+    def drop(self, frame: pd.DataFrame, table: str, rule: str, argument: str, bad) -> pd.DataFrame:
+        """`frame` without the rows where `bad`, if the rules' `argument` does not count them."""
+        kept = frame if argument in COUNTED and getattr(self.rules, argument) else frame[~bad]
+        self.count(table, rule, argument, len(frame) - len(kept), len(kept))
+        return kept
+
+    def table(self) -> pd.DataFrame:
+        columns = ["table", "rule", "argument", "dropped", "left"]
+        return pd.DataFrame([[*key, *value] for key, value in self.rows.items()], columns=columns)
+
+
 @dataclass(frozen=True)
 class Cohort:
     """stays: one row per stay, columns hospital, patient, died (0 or 1), minutes. given: (stays, V)
@@ -96,12 +98,11 @@ def cohort(name: str = "eicu-demo", root: str | Path | None = None, **rules) -> 
     root: see `gfo.data.load`. Raises FileNotFoundError for a missing table; ValueError for a
     missing column, a status that is neither Alive nor Expired, and rules that leave no stay.
     """
-    rules, where, funnel = Rules(**rules), folder(name, root), Funnel()
-    stays = read_stays(where, rules, funnel)
-    orders, codes = read_orders(where, rules, funnel, stays)
-    given = [orders, read_infusions(where, rules, funnel, stays)]
-    given.append(read_home_drugs(where, rules, funnel, stays))
-    pairs = pd.concat(given).drop_duplicates()
+    where, funnel = folder(name, root), Funnel(rules := Rules(**rules))
+    stays = read_stays(where, funnel)
+    orders, codes = read_orders(where, funnel, stays)
+    given = [read_infusions(where, funnel, stays), read_home_drugs(where, funnel, stays)]
+    pairs = pd.concat([orders, *given]).drop_duplicates()
     stays = funnel.drop(stays, "patient", "no drug in the window", "hours",
                         ~stays.index.isin(pairs["stay"]))  # fmt: skip
     if stays.empty:
@@ -115,8 +116,9 @@ def cohort(name: str = "eicu-demo", root: str | Path | None = None, **rules) -> 
     return Cohort(name, rules, stays, multi_hot, tokens, labels, funnel.table())
 
 
-def read_stays(where: Path, rules: Rules, funnel: Funnel) -> pd.DataFrame:
+def read_stays(where: Path, funnel: Funnel) -> pd.DataFrame:
     """One row per stay in the order of their ids."""
+    rules = funnel.rules
     table = pd.concat(chunks(where, "patient")).sort_values("patientunitstayid")
     status = table[f"{rules.outcome}dischargestatus"]
     status = status.where(status.fillna("").str.strip() != "")
@@ -131,9 +133,8 @@ def read_stays(where: Path, rules: Rules, funnel: Funnel) -> pd.DataFrame:
     order = ["hospitaldischargeyear", "patienthealthsystemstayid", "unitvisitnumber"]
     again = table.sort_values(order).duplicated("uniquepid")  # of all stays, as they were
     table = funnel.drop(table, "patient", "outcome unknown", "outcome", table["died"].isna())
-    again = again.reindex(table.index)
-    table = funnel.drop(table, "patient", "not the patient's first stay", "first_stay",
-                        again if rules.first_stay else None)  # fmt: skip
+    again = again.reindex(table.index) & rules.first_stay
+    table = funnel.drop(table, "patient", "not the patient's first stay", "first_stay", again)
     short = table["unitdischargeoffset"] < 60 * rules.min_hours
     table = funnel.drop(table, "patient", f"shorter than {rules.min_hours} h", "min_hours", short)
     names = {"patientunitstayid": "stay", "hospitalid": "hospital", "uniquepid": "patient",
@@ -142,71 +143,61 @@ def read_stays(where: Path, rules: Rules, funnel: Funnel) -> pd.DataFrame:
     return found.filter(["hospital", "patient", "died", "minutes"])
 
 
-def read_orders(
-    where: Path, rules: Rules, funnel: Funnel, stays: pd.DataFrame
-) -> tuple[pd.DataFrame, Codes]:
+def read_orders(where: Path, funnel: Funnel, stays: pd.DataFrame) -> tuple[pd.DataFrame, Codes]:
     """(stay, token) pairs of the medication table, and what the names in it say."""
     kept, counted = [], []
     for part in chunks(where, "medication"):
         counted.append(votes(part))
-        kept.append(in_window(part, rules, funnel, stays))
+        kept.append(in_window(part, funnel, stays))
     codes, rows = Codes(pd.concat(counted)), pd.concat(kept)
-    rows = rows.assign(token=codes.tokens(rows, rules.recover))
+    rows = rows.assign(token=codes.tokens(rows, funnel.rules.recover))
     rows = funnel.drop(rows, "medication", "neither code nor name", "recover", rows["token"] == "")
     return pairs_of(rows, stays), codes
 
 
-def in_window(
-    part: pd.DataFrame, rules: Rules, funnel: Funnel, stays: pd.DataFrame
-) -> pd.DataFrame:
+def in_window(part: pd.DataFrame, funnel: Funnel, stays: pd.DataFrame) -> pd.DataFrame:
     """Orders of one chunk that were given in the window."""
-    end = 60 * rules.hours
+    end = 60 * (hours := funnel.rules.hours)
     start, stop = part["drugstartoffset"], part["drugstopoffset"]
     leaves = part["patientunitstayid"].map(stays["minutes"])
     funnel.read(part, "medication", "orders read")
-    late, gone = ~(part["drugorderoffset"] < end), ~(start < end)
-    turned = (stop < start) & (stop != 0)
+    called_off = part["drugordercancelled"].str.strip().str.lower() == "yes"
     for rule, argument, bad in (
-        ("cancelled", "cancelled",
-         None if rules.cancelled else part["drugordercancelled"].str.strip().str.lower() == "yes"),
-        (f"ordered after {rules.hours} h", "hours", late),
-        (f"starts after {rules.hours} h", "hours", gone),
+        ("cancelled", "cancelled", called_off),
+        (f"ordered after {hours} h", "hours", ~(part["drugorderoffset"] < end)),
+        (f"starts after {hours} h", "hours", ~(start < end)),
         ("stopped before admission", "hours", stop < 0),
-        ("starts after discharge", "after_discharge",
-         None if rules.after_discharge else start > leaves),
-        ("stops before it starts", "reversed", None if rules.reversed else turned),
-    ):  # fmt: skip
-        bad = None if bad is None else bad.reindex(part.index)
-        part = funnel.drop(part, "medication", rule, argument, bad)
+        ("starts after discharge", "after_discharge", start > leaves),
+        ("stops before it starts", "reversed", (stop < start) & (stop != 0)),
+    ):
+        part = funnel.drop(part, "medication", rule, argument, bad.reindex(part.index))
     return part
 
 
-def read_infusions(where: Path, rules: Rules, funnel: Funnel, stays: pd.DataFrame) -> pd.DataFrame:
+def read_infusions(where: Path, funnel: Funnel, stays: pd.DataFrame) -> pd.DataFrame:
     """(stay, token) pairs of the infusiondrug table."""
-    kept = []
+    kept, hours = [], funnel.rules.hours
     for part in chunks(where, "infusiondrug"):
         funnel.read(part, "infusiondrug", "rows read")
-        outside = ~part["infusionoffset"].between(0, 60 * rules.hours, inclusive="left")
-        part = funnel.drop(part, "infusiondrug", f"not in 0–{rules.hours} h", "hours", outside)
+        outside = ~part["infusionoffset"].between(0, 60 * hours, inclusive="left")
+        part = funnel.drop(part, "infusiondrug", f"not in 0–{hours} h", "hours", outside)
         off = part["drugrate"].str.strip().str.lower() == "off"
         still = off | (pd.to_numeric(part["drugrate"], errors="coerce") == 0)
-        part = funnel.drop(part, "infusiondrug", "rate 0", "zero_rates",
-                           None if rules.zero_rates else still)  # fmt: skip
+        part = funnel.drop(part, "infusiondrug", "rate 0", "zero_rates", still)
         word = infused(part["drugname"])
         part = part.assign(token="infusion " + word.where(word != "", "fluid"))
-        kept.append(funnel.drop(part, "infusiondrug", "carrier fluid only", "fluids",
-                                None if rules.fluids else word == ""))  # fmt: skip
+        kept.append(funnel.drop(part, "infusiondrug", "carrier fluid only", "fluids", word == ""))
     return pairs_of(pd.concat(kept), stays)
 
 
-def read_home_drugs(where: Path, rules: Rules, funnel: Funnel, stays: pd.DataFrame) -> pd.DataFrame:
+def read_home_drugs(where: Path, funnel: Funnel, stays: pd.DataFrame) -> pd.DataFrame:
     """(stay, token) pairs of the admissiondrug table, if they are asked for."""
     rows = pd.concat(chunks(where, "admissiondrug"))
     funnel.read(rows, "admissiondrug", "rows read")
     code = rows["drughiclseqno"].fillna(0).astype(int)  # 0 where there is none
     name = rows["drugname"].str.strip().str.lower()
     rows = rows.assign(token="home " + code.astype(str).where(code != 0, name))
-    home = None if rules.home_drugs else pd.Series(True, rows.index)
+    home = pd.Series(True, rows.index)
     return pairs_of(funnel.drop(rows, "admissiondrug", "taken at home", "home_drugs", home), stays)
 
 
