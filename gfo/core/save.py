@@ -158,9 +158,8 @@ def read(path: str | Path, *keys: str) -> dict:
         raise ValueError(f"{str(path)!r} has format {written!r}: use a later gfo")
     if written and content.pop("digest", None) != digest(content):
         raise ValueError(f"{str(path)!r} is damaged (wrong digest): take another copy")
-    for key in ("state", *keys):
-        if key not in content:
-            raise ValueError(f"{str(path)!r} lacks {key!r}: cut down, or no checkpoint of gfo.fit")
+    if lost := [key for key in ("state", *keys) if key not in content]:
+        raise ValueError(f"{str(path)!r} lacks {lost[0]!r}: cut down, or no checkpoint of gfo.fit")
     with _understood(path):  # the spec as it would be today
         content["gfo"] |= {"spec": _as(list, spec_of(content["gfo"]["spec"]))}
     return content

@@ -7,7 +7,6 @@ A posterior over weights answers as a `gfo.Ensemble` of networks drawn from it, 
 import copy
 
 import torch
-from torch.nn.utils import vector_to_parameters
 
 from gfo.core.attached import Attached
 from gfo.core.checks import check_whole
@@ -37,10 +36,13 @@ def with_weights(net: Attached, weights: torch.Tensor, part: str = "") -> Attach
         ValueError: Where the part has another number of weights.
     """
     own = {id(p): p for p in net.get_submodule(part).parameters()}
-    if (size := sum(p.numel() for p in own.values())) != len(weights):
+    sizes = [p.numel() for p in own.values()]
+    if (size := sum(sizes)) != len(weights):
         raise ValueError(f"{len(weights)} weights for a part that has {size}: see part={part!r}")
     twin = copy.deepcopy(net, {id(p): p for p in net.parameters() if id(p) not in own})
-    vector_to_parameters(weights.to(next(net.parameters())), twin.get_submodule(part).parameters())
+    # each keeps its number format, its device and its order in memory
+    for p, drawn in zip(twin.get_submodule(part).parameters(), weights.split(sizes), strict=True):
+        p.data.copy_(drawn.view_as(p))
     return twin
 
 

@@ -75,6 +75,17 @@ def test_swag_reads_weights_in_whatever_order_they_lie():
     assert torch.equal(swag.mean, lies)
     drawn = with_weights(net, swag.draw())
     torch.testing.assert_close(drawn(images), before)
+    assert drawn.model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_drawn_weights_keep_each_its_number_format():
+    net = plain(method="gflowout")
+    net.model.bfloat16()
+    flat = torch.cat([p.detach().float().flatten() for p in net.parameters()])
+    drawn = with_weights(net, flat)
+    before, after = net.state_dict(), drawn.state_dict()
+    assert {v.dtype for v in after.values()} >= {torch.bfloat16, torch.float32}
+    assert all(v.dtype == before[k].dtype and torch.equal(v, before[k]) for k, v in after.items())
 
 
 def test_draws_of_swag_have_its_mean_and_covariance():
