@@ -63,7 +63,7 @@ LOCK := _build/lock
 
 lock:
 	rm -rf $(LOCK) && $(PYTHON) -m venv $(LOCK)
-	$(LOCK)/bin/python -m pip install -qq $(HOLD) -e ".[book,test]"
+	$(LOCK)/bin/python -m pip install -qq $(HOLD) -e ".[book,test,laplace]"
 	{ echo "# The versions tested together, written by \`make lock\`. Held: $(HOLD)."; \
 	$(LOCK)/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.txt
 	rm -rf $(LOCK)

@@ -79,6 +79,9 @@ def audit_masks(
         spearman_sampled, the same from `draws` masks of q counted; tv_floor, spearman_floor, from
         as many of the posterior itself, which is what a perfect q would show. log_evidence, the
         posterior's.
+
+    Raises:
+        ValueError: Above 16 mask bits, on bad x or y, and for a method that draws no masks.
     """
     return figures(*truth(net, x, y), draws=draws, seed=seed)
 

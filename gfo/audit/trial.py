@@ -192,7 +192,8 @@ def audit_seeds(
         fixed point; gap, kl / floor − 1. The fixed point's own gap is its excess over the best.
 
     Raises:
-        ValueError: For no seed or no point, unknown objectives, and above 16 mask bits.
+        ValueError: For no seed or no point, unknown objectives, above 16 mask bits, and where no
+            toy of a seed is hard enough to be a test.
     """
     cases(objectives)
     if not seeds or min(points, *hidden) < 1:

@@ -51,9 +51,11 @@ def attach(
         ValueError: Naming the module, for a pattern that matches nothing and for a site that is
             never called, is called twice in one pass, returns no tensor, returns that of another
             site or contains it, or whose batch is not where its axes say. For one output under
-            `Categorical`, and a model without weights yet.
+            `Categorical`, a model without weights yet or with masks already, an unknown method and
+            one that another net has.
 
-    Warns of a site that is the output layer, or beside which dropout of the model's own acts.
+    Warns of a site that is the output layer, or beside which dropout of the model's own acts, and
+    of logits that are probabilities.
     """
     method = METHODS[method]() if isinstance(method, str) else method
     check_parts(model, method)
@@ -86,6 +88,9 @@ def detach(model: nn.Module) -> nn.Module:
 
     Returns:
         The model; its modes are those it had at `attach`.
+
+    Raises:
+        ValueError: For what is no module.
     """
     if isinstance(model, Attached):
         return model.detach()

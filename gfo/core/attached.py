@@ -169,7 +169,8 @@ class Attached(nn.Module):
             and "subtb" in nats², of ID-GFlowOut by n), and `info`.
 
         Raises:
-            ValueError: For a batch that does not fit, or noise from two sources.
+            ValueError: For a batch that does not fit, n < 1, a shard that is none, or noise from
+                two sources.
         """
         return self.method.loss_of(self, x, y, n, step_key(seed, step, generator), shard)
 
@@ -188,7 +189,7 @@ class Attached(nn.Module):
             likelihood learns is in "backbone".
 
         Raises:
-            ValueError: Where there is nothing to train.
+            ValueError: Where there is nothing to train, and for a bad `lr` or `backbone`.
         """
         if backbone not in (True, False):
             raise ValueError(f"backbone is {backbone!r}, needs to be True or False")

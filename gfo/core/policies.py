@@ -126,9 +126,8 @@ class LayerwisePolicy(nn.Module):
             "z": zip(context.earlier, before, strict=True),
         }
         parts = [align(part, tokens, real) for name in self.reads for part, real in named[name]]
-        if not parts:  # the first site of q(z) reads nothing: a constant stands in
-            return align(context.h.new_ones(1, 1), tokens)
-        return torch.cat(parts, -1)
+        # the first site of q(z) reads nothing: a constant stands in
+        return torch.cat(parts, -1) if parts else align(context.h.new_ones(1, 1), tokens)
 
     def evaluate(self, layer: int, context: Context) -> Tensor:
         """What the network of one site says of its inputs."""

@@ -186,9 +186,8 @@ def sample_logits(
     if isinstance(masks, str | None):  # the `count` masks of a method in turn, (S', B, K)
         turns = torch.arange(-(-samples // len(each)))
         each = [out if len(out) == len(turns) else out[turns % len(out)] for out in each]
-    if len(each) == 1:
-        return each[0]
-    return torch.stack(each, 1).flatten(0, 1)  # (S', M, B, K) -> (S'·M, B, K)
+    # (S', M, B, K) -> (S'·M, B, K)
+    return each[0] if len(each) == 1 else torch.stack(each, 1).flatten(0, 1)
 
 
 def answers(net: Any, x: Any, samples: int, reduce: Reduce, **how) -> list[Tensor]:

@@ -83,7 +83,7 @@ def predictive(net: Attached, x: Any, samples: int = 20, **how) -> Predictive:
         **how: As in `sample_logits`.
 
     Raises:
-        ValueError: On bad x, samples < 1 or bad masks.
+        ValueError: On bad x, samples < 1 or bad masks, and where the network answers NaN.
     """
     members = net.nets if isinstance(net, Ensemble) else [net]
     check_counts(samples=samples)

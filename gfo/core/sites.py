@@ -318,6 +318,5 @@ def grows(one: Any, two: Any, batch: int) -> bool:
 
     Its rows may be computed once and repeated.
     """
-    if not plain(one) or not plain(two) or one.shape[:1] != (batch,):
-        return False
-    return two.shape == (2 * batch, *one.shape[1:])
+    led = plain(one) and plain(two) and one.shape[:1] == (batch,)
+    return led and two.shape == (2 * batch, *one.shape[1:])

@@ -45,7 +45,8 @@ def corrupt(x: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
 
     Raises:
         ValueError: For an unknown name, a severity outside 1–5, or images of another shape or
-            range.
+            range, or larger than a texture of frost.
+        FileNotFoundError: Where frost's textures are not installed.
     """
     change = corruption(name, severity)
     if x.dim() != 4 or x.shape[1] not in (1, 3):
@@ -143,6 +144,8 @@ def crop(choices: list[Tensor], height: int, width: int, gen: torch.Generator) -
     """A random crop (C, height, width) of one of several images, on the device of `gen`."""
 
     def draw(high: int) -> int:
+        if high < 1:
+            raise ValueError(f"frost's textures have 63 × 97 pixels, no {height} × {width}")
         return int(torch.randint(high, (), generator=gen, device=gen.device))
 
     chosen = choices[draw(len(choices))]

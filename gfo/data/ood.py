@@ -28,7 +28,7 @@ def outside(name: str, splits: Splits, n: int, root: Root = None, seed: int = 0)
         seed: Draws which.
 
     Raises:
-        ValueError: Where `name` is unknown or the data set itself.
+        ValueError: Where `name` is unknown or the data set itself, or has images of another shape.
         FileNotFoundError: Where its files are missing.
     """
     if name == splits.name:

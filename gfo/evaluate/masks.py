@@ -16,6 +16,7 @@ from gfo.core.objectives import fixed_at, kl_bernoulli
 from gfo.core.predict import sample, sample_logits
 from gfo.core.predictive import Predictive
 from gfo.evaluate.stats import pearson
+from gfo.methods.base import check_keep
 
 
 def passes(net: Attached, x: Any, y: Tensor, source: str, samples: int, seed: int):
@@ -75,8 +76,12 @@ def policy_divergences(
     Returns:
         Per site, mean nats per example. "p_moved" KL(p ‖ Bernoulli), "q_moved" KL(q ‖ Bernoulli),
         "q_from_p" KL(q ‖ p). Entries that a method has no policy for are left out.
+
+    Raises:
+        ValueError: On bad x, y or samples, and for a `keep` that is not between 0 and 1.
     """
     found: dict[str, list[float]] = {}
+    check_keep(keep)
 
     def mean(pairs) -> list[float]:
         by_pass = [[float(kl_bernoulli(a, b).mean()) for a, b in layers] for layers in pairs]

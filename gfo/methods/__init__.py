@@ -20,7 +20,8 @@ for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
 
 
 def create(name: str, **config) -> Method:
-    """The registered method `name`, e.g. create("gflowout", temperature=1.0)."""
+    """The registered method `name`, e.g. create("gflowout", temperature=1.0); ValueError for an
+    unknown name or a bad argument, TypeError for one that it does not have."""
     return METHODS[name](**config)
 
 

@@ -13,12 +13,14 @@ from gfo.models.segmentation import unet
 
 
 def build(name: str, **config) -> tuple[nn.Module, list[str]]:
-    """The registered model `name` and the names of its mask sites."""
+    """The registered model `name` and the names of its mask sites; ValueError for an unknown name,
+    TypeError for an argument that it does not take."""
     return MODELS[name](**config)
 
 
 def arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """The entries of an experiment's config that the builder of config["model"] takes."""
+    """The entries of an experiment's config that the builder of config["model"] takes; ValueError
+    for an unknown one."""
     takes = inspect.signature(MODELS[config["model"]]).parameters
     return {name: value for name, value in config.items() if name in takes}
 

@@ -34,6 +34,7 @@ def with_weights(net: Attached, weights: torch.Tensor, part: str = "") -> Attach
 
     Raises:
         ValueError: Where the part has another number of weights.
+        AttributeError: Where there is no such part.
     """
     own = {id(p): p for p in net.get_submodule(part).parameters()}
     sizes = [p.numel() for p in own.values()]
@@ -62,7 +63,7 @@ class Swag:
 
     Args:
         net: What `attach` returned. All its parameters count, also those of masks and likelihood.
-        rank: How many deviations are kept, at least 2.
+        rank: How many deviations are kept, at least 2; ValueError for less.
 
     Attributes:
         count: How many iterates were collected.

@@ -248,6 +248,7 @@ def test_bad_corruptions_are_named():
         (lambda: corrupt(x, "sno", 1), "did you mean 'snow'"),
         (lambda: corrupt(x[:, :2], "snow", 1), r"\(2, 2, 32, 32\), need \(n, 1 or 3"),
         (lambda: corrupt(x * 2 - 1, "snow", 1), "corrupt first, then normalise"),
+        (lambda: corrupt(torch.zeros(1, 3, 300, 300), "frost", 1), "textures .* no 300 × 300"),
         (lambda: cifar_c("digits", "snow", 1), "no official corrupted digits"),
         (lambda: cifar_c("cifar10", "snow", 9), "severity is 9"),
     ):

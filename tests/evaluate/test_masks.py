@@ -274,6 +274,12 @@ def test_nan_is_refused_not_averaged(name, where):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("keep", [0.0, 1.0, 1.5])
+def test_divergences_from_coins_that_there_are_not_are_refused(keep):
+    with pytest.raises(ValueError, match="needs to lie strictly between 0 and 1"):
+        masks.policy_divergences(*attached("gflowout"), keep=keep)
+
+
 @pytest.mark.parametrize("name", HELPERS)
 def test_helpers_check_their_labels(name):
     net, x, y = attached("gflowout")
