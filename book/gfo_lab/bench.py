@@ -32,10 +32,10 @@ SECONDS = 0.1  # a timing repeats what is shorter until it lasts about this long
 def seconds(call: Callable[[int], None], repeats: int, device: torch.device) -> float:
     """Wall time of one of `repeats`, the device's queue emptied before and after."""
     wait = getattr(torch, device.type).synchronize
-    wait()
+    wait(device)
     started = time.perf_counter()
     call(repeats)
-    wait()
+    wait(device)
     return (time.perf_counter() - started) / repeats
 
 

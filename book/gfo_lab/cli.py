@@ -20,7 +20,7 @@ from gfo_lab.experiments import EXPERIMENTS
 from gfo_lab.experiments.job import Experiment
 from gfo_lab.plugins import bring
 from gfo_lab.profiles import PROFILES
-from gfo_lab.run import QUEUES, plan, run, run_queue, writable
+from gfo_lab.run import QUEUES, check_engine, plan, run, run_queue, writable
 from gfo_lab.sweep import FailedRuns, How, scratch_folder
 
 
@@ -60,8 +60,11 @@ def run_command(a: argparse.Namespace) -> None:
     """Run what has no record yet; killed at any moment, the same command goes on."""
     what = dict(methods=a.method, dataset=a.dataset, seeds=a.seed, profile=a.profile, out=a.out)
     usual = vars(parser().parse_args(["run", a.experiment]))
-    idle = "dry_run jobs json force engine scheduler" if a.experiment in QUEUES else "minutes"
-    if given := [option for option in idle.split() if vars(a)[option] != usual[option]]:
+    idle = {"minutes"}
+    if queue := QUEUES.get(a.experiment):  # what all its entries say themselves is not asked for
+        own = {name.removesuffix("s") for name in set.intersection(*map(set, queue))}
+        idle = {*"dry_run jobs json force engine scheduler".split(), *own}
+    if given := [option for option in sorted(idle) if vars(a)[option] != usual[option]]:
         raise ValueError(f"{a.experiment} takes no --{given[0].replace('_', '-')}")
     if a.experiment in QUEUES:
         folders = a.root and Path(a.root).resolve(), what.pop("out").resolve()
@@ -76,6 +79,7 @@ def run_command(a: argparse.Namespace) -> None:
             show(final_table(EXPERIMENTS[a.experiment], error.found), a.json)
             raise
         return show(final_table(EXPERIMENTS[a.experiment], found), a.json)
+    check_engine(a.jobs, a.engine, a.scheduler)
     todo = plan(a.experiment, **what)
     left = pd.DataFrame(todo.missing, columns=["dataset", "method", "seed", "profile"])
     if a.json:
@@ -101,9 +105,10 @@ def table_command(a: argparse.Namespace) -> None:
     """An experiment's records as one table, from files alone."""
     task, found = EXPERIMENTS[a.experiment], records.table(a.experiment, a.out)
     for column in ("method", "seed", "dataset", "profile"):
-        asked = getattr(a, column)
-        if asked and len(found):
-            found = found[found[column].isin(asked if isinstance(asked, list) else [asked])]
+        asked = list(pd.Series(getattr(a, column) or []))  # of one or of several
+        if lost := [value for value in asked if value not in {*found.get(column, ())}]:
+            raise ValueError(f"no record of {a.experiment} has {column} {lost[0]!r}")
+        found = found[found[column].isin(asked)] if asked else found
     if a.csv:
         found.to_csv(a.csv, index=False)
         print(f"{len(found)} records, {found.shape[1]} columns: {a.csv}")
@@ -117,7 +122,7 @@ def table_command(a: argparse.Namespace) -> None:
 def audit_command(a: argparse.Namespace) -> None:
     """Is q the posterior? Trained on enumerable networks, against every mask."""
     torch.set_num_threads(1)
-    seeds = range(5) if a.seed is None else a.seed
+    seeds = range(5) if a.seed is None else [*dict.fromkeys(a.seed)]  # twice is once
     how = dict(hidden=a.hidden, points=a.points, objectives=a.objectives)
     table = audit_seeds(seeds, jobs=min(check_whole("jobs", a.jobs, 1), len(seeds)), **how)
     if a.json:
@@ -185,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     at the end, with exit status 1."""
     a = parser().parse_args(argv)
     try:
+        if empty := [name for name, value in vars(a).items() if value == ""]:
+            raise ValueError(f"--{empty[0]} is empty: name something, or leave it out")
         bring(getattr(a, "imports", ()))
         pick_device(getattr(a, "device", "auto"))
         a.out = Path(getattr(a, "out", None) or records.RESULTS)

@@ -59,7 +59,7 @@ def equivalent(curve: Sequence[float], nll: float) -> str:
         It with one decimal; "< 1" for what is worse than one network, "> 10" for what is better
         than all sizes of a curve of ten.
     """
-    if nll > curve[0]:
+    if not nll <= curve[0]:  # NaN neither
         return "< 1"
     size = next((i for i, value in enumerate(curve) if value <= nll), None)
     if size is None:

@@ -14,7 +14,7 @@ from gfo_lab import declared, records
 from gfo_lab.stats import holm, paired_by_seed
 
 PAPER = records.LAB / "paper_tables"
-PROFILES = ("strong", "full", "reduced")  # the first that has records of a row speaks for it
+PROFILES = ("strong", "full", "reduced")  # the first with records of a setting speaks for it
 
 
 class Table(NamedTuple):

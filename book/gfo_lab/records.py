@@ -61,11 +61,11 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def path_of(
-    experiment: str, dataset: str, method: str, seed: int, profile: str, config: dict, out: Path
+    experiment: str, dataset: str, method: str, seed: int, profile: str, config: dict, out: Any
 ) -> Path:
     """Where the record of this identity lies."""
     name = f"{dataset}_{method}_s{seed}_{profile}_{config_hash(config)}.json"
-    return Path(out) / experiment / name
+    return Path(out) / experiment / name.replace("/", "-")  # of a data set "group/name", say
 
 
 def write(
@@ -101,23 +101,10 @@ def write(
 
 def read(experiment: str, out: Path | None = None, **only: Any) -> pd.DataFrame:
     """All records of an experiment, one row each, metrics as columns; `only` keeps rows where a
-    column has one value, e.g. profile="full". Empty (no rows) where there are none. ValueError, as
-    of `read_one`, and where two files hold the record of one run or one holds another experiment's
-    or, by its name, another run's.
-    """
+    column has one value, e.g. profile="full". Empty (no rows) where there are none. ValueError as
+    of `read_one`."""
     paths = sorted((Path(out or RESULTS) / experiment).glob("*.json"))
-    rows, seen = [read_one(path) for path in paths], {}
-    for path, row in zip(paths, rows, strict=True):
-        if row["experiment"] != experiment:
-            raise ValueError(f"record {path} is one of {row['experiment']!r}: move it there")
-        first = seen.setdefault(tuple(str(row[key]) for key in IDENTITY), path)
-        if first != path:
-            raise ValueError(f"{first} and {path.name} hold the record of one run: delete one")
-    for path, row in zip(paths, rows, strict=True):
-        identity = {key: row[key] for key in IDENTITY[:-1]}
-        if (own := path_of(**identity, config=row["config"], out=path).name) != path.name:
-            raise ValueError(f"record {path} holds what belongs into {own}: run it again")
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame([read_one(path) for path in paths])
     for column, value in only.items():
         frame = frame[frame[column] == value] if len(frame) else frame
     return frame
@@ -125,7 +112,8 @@ def read(experiment: str, out: Path | None = None, **only: Any) -> pd.DataFrame:
 
 def read_one(path: Path) -> dict[str, Any]:
     """One record, flat. ValueError where it is half a file, lacks an entry, has a metric that is
-    called as one, or a config that is not the one it was written with."""
+    called as one, or a config that is not the one it was written with, and where by its folder and
+    name it is that of another run: so no two files hold one."""
     record = read_json(path)
     missing = [key for key in KEYS if key not in record] if isinstance(record, dict) else KEYS
     if missing:
@@ -137,6 +125,9 @@ def read_one(path: Path) -> dict[str, Any]:
         wrong = "a config whose hash is not its config_hash"
     if wrong:
         raise ValueError(f"record {path} has {wrong}: it was changed by hand, run it again")
+    own = path_of(**{key: record[key] for key in IDENTITY[:-1]}, config=record["config"], out="")
+    if own.parts != Path(path).parts[-2:]:
+        raise ValueError(f"record {path} holds what belongs into {own}: move it there or delete it")
     return {k: v for k, v in record.items() if k != "metrics"} | record["metrics"]
 
 
@@ -201,7 +192,7 @@ def summary(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
         if count > 1:
             cell = f"{method} on {dataset} ({profile})"
             raise ValueError(f"{cell} has {count} configurations, a table mixes none: keep one")
-    columns = {"n": cells.size()}
+    columns = {"n": cells[metrics].count().min(axis=1)}  # records of other experiments lack some
     for metric in metrics:
         columns |= {metric: cells[metric].mean(), f"{metric}_se": cells[metric].sem()}
     return pd.DataFrame(columns).reset_index()
@@ -243,7 +234,8 @@ def source() -> str:
 def _git(*args: str) -> str | None:
     how: dict[str, Any] = dict(cwd=LAB, text=True, timeout=20, stderr=subprocess.DEVNULL)
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.check_output(["git", *args], **how).strip()
+        # installed inside somebody's own repository, we are not of its commit
+        return subprocess.check_output(["git", *args], **how).strip() if IN_CLONE else None
 
 
 def meaning(column: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from gfo.core.batch import pick_device
 from gfo.core.checks import check_whole
+from gfo.core.files import write_atomically
 from gfo.core.registry import DATASETS, Registry
 from gfo.methods import create
 from gfo.train.checkpoint import check_writable
@@ -111,6 +112,7 @@ def run_queue(queue: str, minutes: float, how: How, **asked: Any) -> None:
         FailedRuns: At the end, where runs failed; it names each, with the reason.
     """
     started, longest, ended = time.monotonic(), 0.0, []
+    pack = partial(shutil.make_archive, format="gztar", root_dir=how.out)
     for entry in takewhile(lambda _: time.monotonic() - started < 60 * minutes, QUEUES[queue]):
         writable(how.out / entry["experiment"])
         for identity in plan(**asked | entry, out=how.out).missing:
@@ -121,7 +123,8 @@ def run_queue(queue: str, minutes: float, how: How, **asked: Any) -> None:
                 ended.append(lost)
                 why = lost.why or "another process has it" if lost else "done"
                 print(f"{run_name(identity)}: {why}, {took:.0f} s", flush=True)
-                shutil.make_archive(str(how.out), "gztar", how.out)
+                # whole, though another process on this queue may be writing it too
+                write_atomically(f"{how.out}.tar.gz", lambda p: shutil.move(pack(str(p)), p))
     if failed := [lost for lost in ended if lost and lost.why]:
         raise FailedRuns(failed, pd.DataFrame(index=range(ended.count(None))))
 
@@ -148,11 +151,7 @@ def recorded(todo: Plan, failed: list[Unfinished]) -> pd.DataFrame:
     for identity in (each for each in todo.grid if each not in tried):
         path = records.path_of(**identity, out=todo.out)
         try:
-            row = records.read_one(path)
-            want = identity | {"config_hash": records.config_hash(identity["config"])}
-            if other := [key for key in records.IDENTITY if row[key] != want[key]]:
-                raise ValueError(f"record {path} holds another {other[0]}: run it again")
-            rows.append(row)
+            rows.append(records.read_one(path))
         except (ValueError, OSError) as error:
             failed.append(Unfinished(identity, str(error)))
     if failed:
@@ -170,7 +169,7 @@ def plan(
         ValueError: For a name that is not known, or a combination that makes no sense.
     """
     task, work = EXPERIMENTS[experiment], budget(profile)
-    methods = [*dict.fromkeys(methods or task.methods)]  # twice is once
+    named, methods = bool(methods), [*dict.fromkeys(methods or task.methods)]  # twice is once
     seeds = work.seeds if seeds is None else [check_whole("seed", s) for s in dict.fromkeys(seeds)]
     dataset = data_set(task, dataset, work.dataset)
     for method in methods:
@@ -179,6 +178,8 @@ def plan(
     out = Path(out or records.RESULTS).resolve()
     what = dict(experiment=experiment, dataset=dataset, profile=profile)
     own = {m: task.configs(dataset, m, profile) for m in methods}  # once: some read records
+    if idle := [m for m in methods if not own[m] and named]:
+        raise ValueError(f"{idle[0]} {task.without}: {', '.join(task.methods)}")
     grid = [what | dict(method=m, seed=s, config=c) for s in seeds for m in methods for c in own[m]]
     missing = without_record(grid, out)
     try:

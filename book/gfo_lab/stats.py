@@ -188,7 +188,7 @@ def clustered_error(values: np.ndarray, groups: np.ndarray) -> float:
     Returns:
         The error; NaN for a single group.
     """
-    sums = pd.Series(values - values.mean()).groupby(groups).sum()
+    sums = pd.Series(values - values.mean()).groupby(groups, dropna=False).sum()
     count = len(sums)
     if count < 2:
         return float("nan")

@@ -1,11 +1,13 @@
 """One run and its record under a claim, and many runs at once through joblib."""
 
+import inspect
 import math
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,7 +153,8 @@ def origin(how: How) -> str:
     """What the identity of a run does not say and a checkpoint must not mix: where data lie, where
     the record goes, and the source, as 12 hex digits."""
     where = {"root": str(data_root(how.root)), "out": str(how.out)}
-    return records.config_hash(where | {"source": records.source()})
+    plugins = [inspect.getsource(import_module(name)) for name in how.imports]
+    return records.config_hash(where | {"source": [records.source(), *plugins]})
 
 
 def measure(identity: dict, how: How, checkpoint: Path) -> None:

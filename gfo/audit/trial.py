@@ -199,10 +199,10 @@ def audit_seeds(
     if not seeds or min(points, *hidden) < 1:
         said = f"{len(seeds)} seeds and {points} points: at least one of each"
         raise ValueError(f"{said}, and of units in a layer")
-    exact.all_masks(hidden)
-    work = [joblib.delayed(one_seed)(s, tuple(hidden), points, objectives) for s in seeds]
+    exact.all_masks(hidden := tuple(hidden))
+    work = [joblib.delayed(one_seed)(s, hidden, points, objectives) for s in dict.fromkeys(seeds)]
     done: Any = joblib.Parallel(jobs)(work)
     groups: Any = pd.DataFrame([r for rows in done for r in rows]).groupby(KEYS, sort=False)
     table = groups.mean().join(groups.std().add_suffix("_sd"))
     table["gap"] = table["kl"] / table["floor"] - 1
-    return table.assign(seeds=len(seeds), points=points).reset_index()
+    return table.assign(seeds=len({*seeds}), points=points).reset_index()

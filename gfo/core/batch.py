@@ -115,6 +115,7 @@ def pick_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         asked = torch.device(device)
+        torch.empty(0, device="cpu" if asked.type == "cuda" else asked).cpu()  # cuda: see below
     except RuntimeError:
         raise ValueError(f"device {device!r} is none: auto, cpu, cuda or cuda:1, say") from None
     if asked.type == "cuda" and not torch.cuda.is_available():

@@ -228,6 +228,14 @@ def test_each_ablation_is_one_call(name, small, monkeypatch):
     assert len(table) == 6 and table.notna().all(axis=None)
 
 
+def test_a_seed_named_twice_is_one(monkeypatch):
+    row = dict.fromkeys(trial.KEYS, "x") | {"kl": 1.0, "floor": 0.5}
+    monkeypatch.setattr(trial, "one_seed", lambda seed, *about: [row | {"tv": float(seed)}])
+    twice, two = (trial.audit_seeds(seeds) for seeds in ([3, 3], [3, 5]))
+    assert math.isnan(twice["tv_sd"].item()) and two["tv_sd"].item() == pytest.approx(2**0.5)
+    assert (twice["seeds"].item(), two["seeds"].item()) == (1, 2)
+
+
 def test_bad_input_gets_one_line(monkeypatch, capsys):
     assert cli.main(["audit", "--hidden", "9", "8"]) == 2
     assert "17 mask bits make 2^17 masks" in capsys.readouterr().err

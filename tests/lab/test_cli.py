@@ -125,6 +125,22 @@ def test_the_table_as_csv_has_every_column_and_keeps_what_was_asked_for(command,
     assert alone["batchnorm.tested.nll"] is None
 
 
+@pytest.mark.parametrize("asked", ["method randm", "profile ful", "seed 7", "dataset mnist"])
+def test_a_table_names_what_no_record_has(command, capsys, asked):
+    put(0)
+    assert cli.main(["table", "tiny", *f"--{asked}".split()]) == 2
+    option, value = asked.split()
+    said = capsys.readouterr().err
+    assert said.startswith(f"gfo-lab: no record of tiny has {option} ") and value in said
+
+
+def test_seeds_in_two_places_are_all_asked_for(command):
+    for seed in range(3):
+        put(seed)
+    rows = parse(command("table", "tiny", "--seed", "0", "--seed", "2", "--json"))
+    assert [row["seed"] for row in rows] == [0, 2]
+
+
 def test_what_is_no_number_is_null_in_json(command):
     put(0, accuracy=math.inf, nll=math.nan)
     put(1, accuracy=0.5, nll=-math.inf)

@@ -85,6 +85,8 @@ def test_clustered_error_of_equal_groups_is_that_of_their_means():
     values = means.repeat(7)
     want = means.std(ddof=1) / 30**0.5
     assert clustered_error(values, np.arange(30).repeat(7)) == pytest.approx(want)
+    nobody = np.where(np.arange(210) < 7, np.nan, np.arange(30).repeat(7))  # a group like others
+    assert clustered_error(values, nobody) == pytest.approx(want)
     alone = clustered_error(values, np.arange(210))
     assert alone == pytest.approx(values.std(ddof=1) / 210**0.5)
     assert np.isnan(clustered_error(values, np.zeros(210)))

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 import torch
 from gfo_lab import cli, ensembles, records, run
-from gfo_lab.experiments import cifar, training
+from gfo_lab.experiments import adaptation, cifar, search, training
 from gfo_lab.experiments.job import Job
 from gfo_lab.fast_net import cifar_fast, whiten
 from gfo_lab.recipe import make_net
@@ -96,12 +96,12 @@ def test_configurations_on_record_are_still_what_they_were():
 def test_validation_chooses_and_without_the_search_nothing_runs(tiny):
     with pytest.raises(ValueError, match="deterministic is not tuned on digits: python -m gfo_lab"):
         do("cifar", "deterministic")
-    found = do("cifar", "deterministic", seeds=(3,), profile="third")
+    found = do("cifar", "deterministic", seeds=(10,), profile="third")
     assert len(found) == 4 and (found["epochs"] == 1).all() and "accuracy" not in found
     two = found.nsmallest(2, "valid_nll")["config"]
     with pytest.raises(ValueError, match="deterministic is not tuned on digits: .* whole"):
         do("cifar", "deterministic")
-    found = do("cifar", "deterministic", seeds=(3,), profile="whole")
+    found = do("cifar", "deterministic", seeds=(10,), profile="whole")
     assert (found["epochs"] == 3).all() and "accuracy" not in found
     assert [config["lr"] for config in found["config"]] == [config["lr"] for config in two]
     best = found.loc[found["valid_nll"].idxmin(), "config"]
@@ -129,6 +129,26 @@ def test_a_short_training_alone_chooses_no_rate(monkeypatch):
     assert cifar.points(*about, "whole") == [cell | first, cell | second]
     assert cifar.points(*about, "fast") == [cell | second]
     assert not cifar.cells("cifar10", "ensemble", "whole")
+
+
+def test_seeds_that_are_not_the_searchs_choose_nothing(tmp_path):
+    tried = search.configs("digits", "random", "tune")
+
+    def put(config, seed, nll):
+        about = dict(experiment="tune", dataset="digits", method="random", profile="tune")
+        records.write(**about, seed=seed, config=config, metrics={"tune_nll": nll},
+                      device=torch.device("cpu"), wall_s=1.0, out=tmp_path)  # fmt: skip
+
+    for config in tried:
+        put(config, 7, 0.1)
+    with pytest.raises(ValueError, match="random is not tuned on digits"):
+        search.chosen("random", "digits", "full", tmp_path)
+    for place, config in enumerate(tried):
+        put(config, 0, 1.0 - 0.01 * place)
+    put(tried[0], 5, 0.0)
+    about = "tune_nll", "tune", "digits", "random", "tune", tmp_path
+    want = [1.0 - 0.01 * place for place in range(len(tried))]
+    assert search.on_record(tried, *about) == pytest.approx(want)
 
 
 @pytest.fixture
@@ -225,7 +245,7 @@ def test_rows_of_drawn_weights_are_searched_and_measured_like_others(tiny, monke
     monkeypatch.setitem(cifar.CELLS, "deterministic", {"swag": cell})
     monkeypatch.setitem(cifar.SETUPS, "third", TINY | {"images": 0})
     for profile in ("third", "whole"):
-        found = do("cifar", "deterministic", profile=profile)
+        found = do("cifar", "deterministic", seeds=(10,), profile=profile)
         assert len(found) == 2 and found["valid_nll"].notna().all()
     row = do("cifar", "deterministic").iloc[0]
     best = found.loc[found["valid_nll"].idxmin(), "config"]
@@ -272,6 +292,15 @@ def test_what_a_network_is_worth_in_networks():
                        (0.35, "3.0"), (0.33, "4.5"), (0.3, "5.0"), (0.29, "> 5")):  # fmt: skip
         assert ensembles.equivalent(curve, nll) == worth
     assert ensembles.equivalent([0.5], 0.5) == "1.0"
+    assert ensembles.equivalent(curve, float("nan")) == "< 1"
+
+
+@pytest.mark.parametrize("change", [{"labels": [50, 2000]}, {"images": 0}])
+def test_adaptation_refuses_what_it_could_not_measure_before_it_trains(change, monkeypatch):
+    monkeypatch.setattr(adaptation, "fitted", lambda *a: pytest.fail("trained"))
+    (config,) = adaptation.configs("digits", "random", "quick")
+    with pytest.raises(ValueError, match="need test images, and (400|2000) labels to train on"):
+        adaptation.run(Job("digits", "random", 0, config | change))
 
 
 @pytest.fixture
@@ -353,6 +382,13 @@ def test_a_queue_refuses_what_it_would_not_heed(queue, capsys, option):
     assert cli.main(["run", "some", *f"--{option}".split()]) == 2 and not did
     said = capsys.readouterr().err
     assert said == f"gfo-lab: some takes no --{option.split()[0]}\n"
+
+
+@pytest.mark.parametrize("option", ["method vimco", "seed 9"])
+def test_a_queue_refuses_what_all_its_entries_say(queue, capsys, option):
+    did, _ = queue
+    assert cli.main(["run", "some", "--minutes", "1", *f"--{option}".split()]) == 2 and not did
+    assert capsys.readouterr().err == f"gfo-lab: some takes no --{option.split()[0]}\n"
 
 
 def test_minutes_are_refused_where_there_is_no_queue(queue, capsys):

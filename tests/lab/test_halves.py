@@ -148,7 +148,7 @@ def test_passes_count_what_a_step_runs_and_leave_no_trace(method, own, passes):
 
 def test_a_method_without_cells_is_named():
     with pytest.raises(ValueError, match="mc-improved has no cell of drift: gflowout"):
-        halves.configs("drift", "mnist-halves", "mc-improved", "quick")
+        plan("drift", ["mc-improved"], "mnist-halves", profile="quick")
 
 
 def test_the_classes_of_half_digits_are_those_of_the_digits_they_were_cut_from():

@@ -213,6 +213,12 @@ def test_bad_tables_are_named(tables):
         gzip.compress(gzip.decompress(whole) + b"1,n/k,0,0,No,x,1\n")
     )
     complains("medication.csv.gz: column drugorderoffset holds text")
+    (tables / "medication.csv.gz").write_bytes(gzip.compress(b""))
+    complains("medication.csv.gz is damaged")
+    head = gzip.decompress(whole).split(b"\n")[0] + b"\n"
+    (tables / "medication.csv.gz").write_bytes(gzip.compress(head))
+    kept = set(cohort("eicu-demo", tables).tokens)  # no order: infusions alone
+    assert kept and all(token.startswith("infusion ") for token in kept)
     (tables / "medication.csv.gz").write_bytes(whole[: len(whole) // 2])
     complains("medication.csv.gz is damaged")
     (tables / "medication.csv.gz").unlink()

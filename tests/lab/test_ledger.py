@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from gfo_lab import ledger, records
-from gfo_lab.experiments import EXPERIMENTS, digits, search
+from gfo_lab.experiments import digits, search
 from gfo_lab.experiments.variations import CHANGES, STARTS, names, variants
 from gfo_lab.profiles import PROFILES
 from gfo_lab.run import plan
@@ -421,7 +421,7 @@ def test_the_moved_starts_differ_from_the_tuned_run_in_nothing_else():
         found = names("digits", "gflowout", "quick", STARTS)
         assert found[records.config_hash(config)] == name
     with pytest.raises(ValueError, match="random has no start of its own"):
-        EXPERIMENTS["starts"].configs("digits", "random", "quick")
+        plan("starts", ["random"], "digits", profile="quick")
 
 
 def test_spread_is_half_the_interval_of_what_is_there():

@@ -64,6 +64,8 @@ def test_accuracy_of_a_hand_worked_example_of_ten_people():
     assert leave_one_out("4", people) == pytest.approx(0.3)
     assert leave_one_out("5", people) == 0
     assert leave_one_out("yes", ["yes"] * 10) == 1
+    # the published evaluator leaves a blank where a mark was, so that "yes!" is never "yes"
+    assert leave_one_out("yes", ["yes", "yes!"] + ["no"] * 8) == pytest.approx(9 / 10 / 3)
     # people who agree are taken at their word, full stop included
     assert leave_one_out("yes.", ["yes."] * 10) == 0
 
@@ -81,7 +83,7 @@ def test_soft_targets_are_the_leave_one_out_accuracy_of_each_answer():
     "text, want",
     [
         ("The  Dogs.", "dogs"), ("1,000", "1000"), ("3.5", "3.5"), ("t-shirt", "t shirt"),
-        ("dont know", "don't know"), ("Ten", "10"), ("yes, sir", "yes sir"),
+        ("dont know", "don't know"), ("Ten", "10"), ("yes, sir", "yes sir"), ("lets go", "lets go"),
     ],
 )  # fmt: skip
 def test_normal_form_of_an_answer(text, want):

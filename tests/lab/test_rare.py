@@ -43,6 +43,13 @@ def test_the_best_threshold_beats_every_other(seed):
     assert mine == pytest.approx(best)
 
 
+def test_the_best_threshold_parts_neighbours_that_no_number_lies_between():
+    prob = np.array([0.5, np.nextafter(0.5, 1), 0.0])
+    prob[2] = np.nextafter(prob[1], 1)
+    y = np.array([0, 1, 1])
+    assert rare.decisions(prob, y, rare.best_threshold(prob, y))["f1_macro"] == 1.0
+
+
 def test_probabilities_are_freed_from_class_weights():
     """A constant predictor that minimises the weighted likelihood says the weighted share; without
     the weights it says the plain share."""

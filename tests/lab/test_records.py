@@ -47,6 +47,29 @@ def test_tables_average_seeds_and_refuse_to_mix_configurations(tmp_path):
         records.summary(records.read("e", tmp_path), ["accuracy"])
 
 
+def test_a_mean_says_of_how_many_it_is(tmp_path):
+    for seed in range(3):
+        put(tmp_path, seed, metrics={"accuracy": 0.5} if seed else {"other": 1.0})
+    table = records.summary(records.read("e", tmp_path), ["accuracy"])
+    assert table["n"].item() == 2 and table["accuracy"].item() == 0.5
+
+
+def test_a_package_in_somebody_elses_repository_names_no_commit(monkeypatch):
+    monkeypatch.setattr(records, "IN_CLONE", False)
+    with pytest.warns(UserWarning, match="no git checkout"):
+        found = records.provenance.__wrapped__()
+    assert found["commit"] is found["gfo_tree"] is found["dirty"] is None
+
+
+def test_a_name_with_a_slash_is_one_file(tmp_path):
+    path = records.write(
+        **ROW | {"dataset": "org/name"}, seed=0, config={}, metrics={"a": 1.0}, wall_s=1.0,
+        out=tmp_path,
+    )  # fmt: skip
+    assert path.parent == tmp_path / "e"
+    assert records.read("e", tmp_path)["dataset"].item() == "org/name"
+
+
 def test_no_records_is_an_empty_table(tmp_path):
     found = records.read("nothing", tmp_path, profile="full")
     assert isinstance(found, pd.DataFrame) and found.empty
@@ -97,18 +120,18 @@ def test_faults_a14_one_run_under_two_names_is_named(tmp_path):
     path = put(tmp_path)
     put(tmp_path, 1)
     change(path, "copy.json")
-    refused("copy.json and d_m_s0_full_.*json hold the record of one", records.read, "e", tmp_path)
+    refused("copy.json holds what belongs into e/d_m_s0_full_.*json", records.read, "e", tmp_path)
     (tmp_path / "e" / "copy.json").unlink()
     assert len(records.read("e", tmp_path)) == 2
     change(path, experiment="f")
-    refused("is one of 'f'", records.read, "e", tmp_path)
+    refused("holds what belongs into f/d_m", records.read, "e", tmp_path)
 
 
 @pytest.mark.parametrize("entry", [{"seed": 7}, {"method": "other"}, {"profile": "quick"}])
 def test_faults_a14_a_record_holds_what_its_name_says(entry, tmp_path):
     path = put(tmp_path)
     change(path, **entry)
-    refused(f"{path.name} holds what belongs into d_", records.read, "e", tmp_path)
+    refused(f"{path.name} holds what belongs into e/d_", records.read, "e", tmp_path)
 
 
 def test_faults_c_whole_numbers_of_numpy_are_metrics(tmp_path):
@@ -268,11 +291,20 @@ def one_epoch(configs):
         (["easy-vqa", "--dataset", "mnist"], "known: easy-vqa"),
         (["rotation", "--seed", "-1"], "seed is -1, needs to be at least 0, a whole number"),
         (["rotation", "--device", "gpu"], "device 'gpu' is none"),
+        (["rotation", "--device", "meta"], "device 'meta' is none"),
         (["masks", "--method", "ensemble"], "ensemble draws no masks"),
         (["masks", "--method", "deterministic"], "deterministic draws no masks"),
         (["adaptation", "--method", "ensemble"], "several networks"),
         (["prior", "--method", "random"], "random has no exponent"),
-        (["ablations", "--method", "random"], "no ablations of random"),
+        (["modes", "--method", "random"], "random is not trained toward two modes: gflowout"),
+        (
+            ["tune", "--profile", "search", "--dataset", "digits", "--method", "iw-dropout"],
+            "iw-dropout has no run under that profile on that data set: deterministic",
+        ),
+        (["rotation", "--dry-run", "--jobs", "0"], "jobs is 0, needs to be at least 1"),
+        (["rotation", "--dry-run", "--scheduler", "x"], "pass engine='dask'"),
+        (["rotation", "--dataset", ""], "--dataset is empty"),
+        (["ablations", "--method", "random"], "random has no ablations"),
         (
             ["cifar-variations", "--method", "concrete"],
             "unknown method with variations 'concrete'; known: contextual",

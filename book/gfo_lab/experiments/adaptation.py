@@ -40,6 +40,8 @@ def run(job: Job) -> dict[str, Any]:
     """Train on noisy labels, then on clean ones; accuracies in [0, 1], nll in nats, on clean test
     images. "again" and "scratch" hold a list over numbers of clean labels."""
     splits, config = job.splits(), job.config
+    if not config["images"] or max(config["labels"]) > len(splits.train[1]):
+        raise ValueError(f"need test images, and {max(config['labels'])} labels to train on")
     noisy = with_noise(splits, config["noise"], job.seed)
     net, _ = fitted(noisy, job)
     wrong = (noisy.train[1] != splits.train[1]).double().mean()

@@ -54,8 +54,6 @@ def configuration(dataset: str, method: str, profile: str, cell: dict[str, Any])
 def named(experiment: str, dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
     """The configs of one experiment's cells by name, with what the experiment has of its own."""
     cells = grid(CELLS[experiment].get(method, {}))
-    if not cells:
-        raise ValueError(f"{method} has no cell of {experiment}: {', '.join(CELLS[experiment])}")
     found = {name: configuration(dataset, method, profile, cell) for name, cell in cells.items()}
     return {name: config | ABOUT["own"].get(experiment, {}) for name, config in found.items()}
 
@@ -145,6 +143,6 @@ for _name, _what in ABOUT["about"].items():
     register(Experiment(
         _name, _what, methods=tuple(CELLS[_name]),
         datasets=tuple(name for name in INPUTS if (name == "inverse") == (_name == "inverse")),
-        configs=partial(configs, _name), run=run,
+        configs=partial(configs, _name), run=run, without=f"has no cell of {_name}",
         columns=("valid_nll", "nll", "nll_20", "nll_is", "passes", "step_ms"),
     ))  # fmt: skip

@@ -57,10 +57,11 @@ class Experiment:
         datasets: Those it knows, the usual one first.
         methods: Those that run unless others are named.
         configs: `f(dataset, method, profile)`: everything that defines each run but its seed, as
-            plain JSON; ValueError for a method that has no place here.
+            plain JSON; none for a method that has no place here.
         run: `f(job)`: one run; returns its metrics, plain JSON.
         baselines: Rows that are no dropout methods.
         columns: Metrics that the command's final table shows, those that there are.
+        without: What is wrong with a method that `configs` has nothing for.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Experiment:
     run: Callable[[Job], dict[str, Any]]
     baselines: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("accuracy", "accuracy_rotated", "nll", "nll_rotated", "ece")
+    without: str = "has no run under that profile on that data set"
 
 
 def register(experiment: Experiment) -> Experiment:
@@ -82,7 +84,7 @@ def register(experiment: Experiment) -> Experiment:
 def declare(name: str, configs: Callable, run: Callable, **own: Any) -> Experiment:
     """Register an experiment of `experiments.toml`; `own` are entries that a module works out."""
     about = ABOUT[name] | own
-    lists = {key: tuple(value) for key, value in about.items() if key != "about"}
+    lists = {key: tuple(value) for key, value in about.items() if not isinstance(value, str)}
     return register(Experiment(name, configs=configs, run=run, **about | lists))
 
 

@@ -22,11 +22,9 @@ POINTS = 500  # validation images on which nats are measured
 
 
 def configs(dataset: str, method: str, profile: str) -> list[dict[str, Any]]:
-    """The grid of rates and exponents."""
-    if method not in PRIOR.methods:
-        raise ValueError(f"{method} has no exponent of the likelihood: {', '.join(PRIOR.methods)}")
+    """The grid of rates and exponents; none for a method without an exponent."""
     grid = []
-    for rate, beta in GRID:
+    for rate, beta in GRID if method in PRIOR.methods else ():
         config = MLP | base_config(method, profile, beta=beta)
         config |= {"lr": LEARNING_RATES | {"masks": rate}, "epochs": min(EPOCHS, config["epochs"])}
         # no early stopping, and one optimiser: neither is part of what defines the run

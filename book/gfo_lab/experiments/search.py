@@ -72,6 +72,7 @@ def on_record(configs: list[dict], metric: str, experiment: str, *which: Any) ->
     """
     dataset, method, profile, *out = which
     found = records.read(experiment, *out, dataset=dataset, method=method, profile=profile)
+    found = found[found["seed"].isin(budget(profile).seeds)] if len(found) else found
     runs = dict(list(found.groupby("config_hash")[metric])) if len(found) else {}
     seeds = [runs.get(records.config_hash(config), []) for config in configs]
     if min(map(len, seeds)) < len(budget(profile).seeds):

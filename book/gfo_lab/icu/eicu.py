@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
+from pandas.errors import EmptyDataError, ParserError
 from tqdm.auto import tqdm
 
 from gfo.data.splits import check_file, data_root, refuse
@@ -40,11 +42,11 @@ def chunks(where: Path, table: str) -> Iterator[pd.DataFrame]:
         reader = pd.read_csv(path, usecols=columns, dtype=types, chunksize=CHUNK)
         for part in tqdm(reader, desc=f"reading {path.name}", unit="chunk", leave=False, delay=3):
             for name in columns:
-                if name not in types and not pd.api.types.is_numeric_dtype(part[name]):
+                if name not in types and len(part) and not is_numeric_dtype(part[name]):
                     said = f"{path.name}: column {name} holds text"
                     raise ValueError(f"{said}, needs to hold numbers")
             yield part
-    except (EOFError, OSError, zlib.error, pd.errors.ParserError, UnicodeDecodeError) as error:
+    except (EOFError, OSError, zlib.error, ParserError, EmptyDataError, UnicodeError) as error:
         raise ValueError(f"{path.name} is damaged ({error}): fetch it again") from None
 
 

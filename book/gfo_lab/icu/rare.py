@@ -56,7 +56,7 @@ def best_threshold(prob: np.ndarray, y: np.ndarray) -> float:
     no = 2 * tn / np.maximum(2 * len(prob) - said - positives, 1)
     apart = ends[:-1] > ends[1:]  # equal probabilities are decided alike
     k = int(np.argmax(np.where(apart, yes + no, -1.0)))
-    return float(ends[k] + ends[k + 1]) / 2
+    return float(max((ends[k] + ends[k + 1]) / 2, np.nextafter(ends[k + 1], np.inf)))
 
 
 def without_weights(prob: np.ndarray, weights: Sequence[float]) -> np.ndarray:

@@ -52,7 +52,7 @@ def leave_one_out(prediction: str, answers: Sequence[str]) -> float:
     who agree are taken at their word; else their punctuation is dropped."""
     given = [" ".join(answer.lower().split()) for answer in answers]
     if len(set(given)) > 1:
-        given = [" ".join(without_marks(answer).split()) for answer in given]
+        given = [without_marks(answer) for answer in given]  # blanks and all, as published
     matches = [answer == normal(prediction) for answer in given]
     found = sum(matches)
     return sum(min(1.0, (found - match) / 3) for match in matches) / len(matches)
