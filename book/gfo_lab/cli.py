@@ -105,7 +105,7 @@ def table_command(a: argparse.Namespace) -> None:
     """An experiment's records as one table, from files alone."""
     task, found = EXPERIMENTS[a.experiment], records.table(a.experiment, a.out)
     for column in ("method", "seed", "dataset", "profile"):
-        asked = list(pd.Series(getattr(a, column) or []))  # of one or of several
+        asked = [value] if isinstance(value := getattr(a, column), str) else value or []
         if lost := [value for value in asked if value not in {*found.get(column, ())}]:
             raise ValueError(f"no record of {a.experiment} has {column} {lost[0]!r}")
         found = found[found[column].isin(asked)] if asked else found
@@ -122,7 +122,7 @@ def table_command(a: argparse.Namespace) -> None:
 def audit_command(a: argparse.Namespace) -> None:
     """Is q the posterior? Trained on enumerable networks, against every mask."""
     torch.set_num_threads(1)
-    seeds = range(5) if a.seed is None else [*dict.fromkeys(a.seed)]  # twice is once
+    seeds = range(5) if a.seed is None else a.seed
     how = dict(hidden=a.hidden, points=a.points, objectives=a.objectives)
     table = audit_seeds(seeds, jobs=min(check_whole("jobs", a.jobs, 1), len(seeds)), **how)
     if a.json:

@@ -59,6 +59,7 @@ def swag(splits: gfo.data.Splits, job: Job) -> tuple[gfo.Ensemble, list[pd.DataF
     how = job.how_to_fit(derive(job.seed, "swag"), None, epochs=config["epochs"] - half, **rates)
     how |= recipe(config | rates | {"schedule": None}, job.device)
     histories.append(fit(net, splits.train, on_epoch=posterior.collect, **how))
+    # not `posterior.ensemble`: `cifar` takes BatchNorm's statistics anew, for every row alike
     weights = [posterior.draw(job.seed, k) for k in range(config["samples"])]
     return gfo.Ensemble([with_weights(net, w) for w in weights]), histories
 
