@@ -52,10 +52,16 @@ class Predictive(td.Distribution):
         return self._each("variance").mean(0) + self._each("expected").var(0, correction=0)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(y | x) of y (B, …), shape (B,), in nats, jointly for all that y holds."""
+        """log p(y | x) of y (B, …), shape (B,), in nats, jointly for all that y holds.
+
+        Raises:
+            ValueError: For y that the likelihood does not take, such as NaN or a class beyond K.
+        """
         value, want = as_tensors(value), self.batch_shape + self.event_shape
         if value.shape[-len(want) :] != want:  # or y of one target would be spread over rows
             raise ValueError(f"y has shape {tuple(value.shape)}, needs {tuple(want)} at its end")
+        (likelihood, outputs), many = self.parts[0], value.reshape(-1, *self.event_shape)
+        likelihood.check(many, len(many), tuple(outputs.shape[2:]))
         each = torch.stack([one.log_prob(value) for one in self.components])
         return each.logsumexp(0) - math.log(len(each))
 
@@ -63,9 +69,8 @@ class Predictive(td.Distribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """y from a mask of its own each, ``(*sample_shape, B, …)``, by torch's global generator."""
         drawn = self.components[0].sample(sample_shape)
-        lead = drawn.shape[: drawn.dim() - len(self.event_shape)]
+        lead = (*sample_shape, *self.batch_shape, *[1] * len(self.event_shape))
         which = torch.randint(len(self.components), lead, device=drawn.device)
-        which = which.view(*lead, *[1] * len(self.event_shape))
         for index, one in enumerate(self.components[1:], 1):
             drawn = torch.where(which == index, one.sample(sample_shape), drawn)
         return drawn

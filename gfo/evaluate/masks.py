@@ -230,10 +230,9 @@ def predictive_nll(net: Attached, x: Any, y: Tensor, *, samples: int = 20, seed:
         label, from p of another example ("shuffled"), and fair coins ("uniform"). "q" knows the
         answer, so it says how much a label tells about masks.
     """
-    sets: dict[str, list[Tensor]] = {}
-    for name, source in (("p", "test"), ("q", "q")):
-        if name == "p" or net.method.q is not None:
-            sets[name] = by_site(passes(net, x, y, source, samples, seed), "masks", len(y))
+    sources = {"p": "test"} | ({} if net.method.q is None else {"q": "q"})
+    seen = {name: passes(net, x, y, source, samples, seed) for name, source in sources.items()}
+    sets = {name: by_site(each, "masks", len(y)) for name, each in seen.items()}
     other = torch.randperm(len(y), generator=generator(seed, "other"))
     sets["shuffled"] = [z[:, other] for z in sets["p"]]
     gen = generator(seed, "uniform")

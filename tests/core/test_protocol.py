@@ -418,6 +418,24 @@ def test_faults_a6_y_of_another_shape_is_not_spread_over_rows():
         labels.log_prob(torch.zeros(8, 1, dtype=torch.long))
 
 
+def test_the_predictive_refuses_y_that_the_loss_refuses():
+    torch.manual_seed(0)
+    x = torch.randn(8, 6)
+    coins = gfo.attach(*toy_model(classes=2), "random", x, likelihood=gfo.Bernoulli())
+    for y, said in (
+        (torch.ones(8, 2, dtype=torch.long), "int64"),  # torch: "result type Float can't be cast"
+        (torch.full((8, 2), 0.3), "0 and 1"),  # it was the likelihood of no answer
+        (torch.full((8, 2), torch.nan), "NaN"),  # it was NaN
+    ):
+        with pytest.raises(ValueError, match=said):
+            coins.loss(x, y, n=8)
+        with pytest.raises(ValueError, match=said):
+            gfo.predictive(coins, x).log_prob(y)
+    labels = gfo.predictive(gfo.attach(*toy_model(classes=2), "random", x), x)
+    with pytest.raises(ValueError, match="labels run 0…2, the network has classes 0…1"):
+        labels.log_prob(torch.tensor([[0, 1] * 4, [0, 2] * 4]))  # two draws of eight
+
+
 def test_faults_a6_the_predictive_leaves_out_labels_of_minus_100():
     torch.manual_seed(0)
     x, y = torch.randn(4, 1, 6, 6), torch.randint(0, 3, (4, 6, 6))
