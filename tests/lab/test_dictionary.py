@@ -12,11 +12,11 @@ DICTIONARY = pd.read_csv(records.LAB / "dictionary.csv", keep_default_na=False)
 @pytest.fixture(scope="module")
 def columns():
     """All columns of both tables, the metrics of the long one, and what new records say too: of
-    `table1`, under a blur what they say of rotations, and whose row they are."""
+    `table1`, under a blur what they say of rotations."""
     long = records.long()
     found = {*records.table(), *long, *long["metric"], *records.KEYS[:5], *records.provenance()}
     turned = {*records.table("table1"), *records.long("table1")["metric"]}
-    return found | {c.replace("_rotated", "_blurred") for c in turned} | {"config.row"}
+    return found | {c.replace("_rotated", "_blurred") for c in turned}
 
 
 def test_every_column_on_file_has_exactly_one_pattern(columns):
