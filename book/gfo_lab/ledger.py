@@ -104,7 +104,8 @@ def entries(table: str, out: Path | None = None, reference: str | None = None) -
     paper_difference, difference, low, high (95 %) to the reference row; holm_low and holm_high, the
     interval that the verdict reads, over all of the paper's differences in the table
     (`gfo_lab.stats.holm`); verdict; deviations. Units are the paper's. A row without records has
-    n = 0 and the verdict "not run here"; one from a smaller network than the paper's says so in its verdict.
+    n = 0 and the verdict "not run here"; one from a network smaller than the paper's says so in
+    its verdict.
 
     Args:
         table: A key of `TABLES`.
@@ -150,10 +151,9 @@ def word(row: Any, repeats: int) -> str:
 def speaking(ours: dict[str, Any], metric: str, out: Path | None) -> pd.DataFrame:
     """The records that speak for a row, with `metric` as column "value"."""
     for profile in ours.get("profiles", PROFILES) if "experiment" in ours else ():
-        found = records.read(ours["experiment"], out, dataset=ours["dataset"], profile=profile)
+        found = records.by_row(ours["experiment"], out, dataset=ours["dataset"], profile=profile)
         rows = [
-            # a config of a search by rows says which one it is; a run's splits count as one
-            row | {"method": row.get("config.row", row["method"]), "value": np.mean(row[metric])}
+            row | {"value": np.mean(row[metric])}  # a run's splits count as one
             for row in map(records.flat, found.to_dict("records"))
             # of the two cohorts of the ICU experiment the paper's is that of all stays
             if metric in row and not row.get("config.cohort.min_hours")

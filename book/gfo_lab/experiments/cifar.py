@@ -1,10 +1,8 @@
 """CIFAR under shift: every method on a fast network or a ResNet-18, and one change at a time."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from torch import Tensor
 
 import gfo
@@ -17,14 +15,14 @@ from gfo.evaluate import masks
 from gfo.evaluate.metrics import evaluate, selective_accuracy
 from gfo.evaluate.uncertainty import SCORES, detection
 from gfo.train.batchnorm import reestimate
-from gfo_lab import declared, records
+from gfo_lab import declared
 from gfo_lab.ensembles import by_size, calibrated
 from gfo_lab.experiments.digits import COVERAGES, EVERY, rotated
 from gfo_lab.experiments.halves import grid
 from gfo_lab.experiments.job import Job, base_config, declare
 from gfo_lab.experiments.search import GROUPS, SAME_AS, on_record
 from gfo_lab.experiments.training import WAYS
-from gfo_lab.experiments.variations import Changes, vary, with_configs
+from gfo_lab.experiments.variations import Changes, vary
 from gfo_lab.recipe import AUGMENTS, recipe
 
 ABOUT = declared(__file__)
@@ -207,32 +205,12 @@ def outside(net, inside: Tensor, splits: gfo.data.Splits, job: Job) -> dict[str,
 
 CIFAR = declare("cifar", cells, run, methods=EVERY)
 
-
-def by_row(dataset: str = "cifar10", profile: str = "fast") -> pd.DataFrame:
-    """The records of one profile, as `records.read` gives them, with the row of each, where its
-    config has one, as its method."""
-    found = records.read("cifar", dataset=dataset, profile=profile)
-    rows = [c.get("row", m) for c, m in zip(found["config"], found["method"], strict=True)]
-    return found.assign(method=rows)
-
-
 CHANGES: Mapping[str, Changes] = Registry("method with variations", ABOUT["changes"])
-FIGURE_5 = next(iter(CHANGES["gflowout"]))
 
 
 def variants(dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
     """Full configs of all changes of `method` by name. ValueError where it has none."""
     return vary(method, configuration(dataset, method, profile), CHANGES[method])
-
-
-def recorded(change: str, dataset: str, profile: str, out: Path | None = None) -> pd.DataFrame:
-    """The records of one change, as `records.read` gives them, of all methods that have it.
-    ValueError where none has."""
-    methods = [m for m, own in CHANGES.items() if change in own]
-    if not methods:
-        raise ValueError(f"no variation {change!r}; known: {', '.join(CHANGES['gflowout'])}")
-    configs = [variants(dataset, m, profile)[change] for m in methods]
-    return with_configs("cifar-variations", configs, out, dataset=dataset, profile=profile)
 
 
 CIFAR_VARIATIONS = declare(
