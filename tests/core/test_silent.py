@@ -356,11 +356,12 @@ def test_a_batch_of_one_row_spoils_no_mean_of_an_epoch():
 
 
 def test_an_augmentation_in_place_leaves_the_data():
-    x = X.clone()
+    x, add = X.clone(), lambda batch, _: batch.add_(1)
+    layers = nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)
     for data in ((x, Y), [(x, Y)]):
-        net = made("random")
-        add = lambda batch, _: batch.add_(1)  # noqa: E731
+        net = gfo.attach(nn.Sequential(*copy.deepcopy(layers)), "2", "random", X[:2])
         gfo.fit(net, data, epochs=2, augment=add, progress=False, device="cpu")
+        gfo.train.reestimate(net, x, augment=add, batch=8)
         assert torch.equal(x, X)
 
 
