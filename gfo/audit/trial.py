@@ -85,6 +85,7 @@ def train_masks(
             descend(adam(groups), steps, loss)
 
 
+@torch.random.fork_rng()  # the caller's random state stays his
 def trained(method: Method, toy: toys.Toy, *, seed: int = 0, **training) -> Attached:
     """A copy of `method` attached to a copy of the toy's frozen network and trained.
 

@@ -53,18 +53,20 @@ class Channels(TorchFunctionMode):
         sizes = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
         whole = name in ("layer_norm", "rms_norm") and len(sizes) > 1
         kinds = {kind for kind, names in KINDS.items() if names.fullmatch(name)}
+        if "product" in kinds and known:  # axes that are not summed over keep their place
+            h = known[-1]
+            found = [a + max(0, made[0].dim() - h.dim()) for a in self.known[h]]
+            return [tuple(min(a, t.dim() - 1) for a in found) for t in made]
+        if "mixes" in kinds or ("product" in kinds and given[0].dim() < given[-1].dim()):
+            return [()] * len(made)  # W @ x: which axis of x?
         if kinds & {"last", "product"} and not whole:
-            last = given[-1]  # W @ (B, C, L)
-            turned = "product" in kinds and self.known.get(last) == (last.dim() - 2,)
-            return [(max(0, t.dim() - (2 if turned else 1)),) for t in made]
+            return [(max(0, t.dim() - 1),) for t in made]
         if "second" in kinds:
             return [(min(1, t.dim() - 1),) for t in made]
         if "moves" in kinds:
             axes = self.known.get(args[0]) if args and isinstance(args[0], Tensor) else None
             found = tried(func, args, kwargs, axes) if axes else []
             return found if len(found) == len(made) else [()] * len(made)
-        if "mixes" in kinds:
-            return [()] * len(made)
         default = (1,) if "second_if_unknown" in kinds else ()
         return [next((self.known[t] for t in known if t.dim() == m.dim()), default) for m in made]
 

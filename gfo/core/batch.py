@@ -88,7 +88,9 @@ def repeat_rows(x: Any, times: int) -> Any:
 
 
 def call(model: Callable, x: Any) -> Any:
-    """`model(x)`, with a tuple or list spread over positions and a mapping over keywords."""
+    """`model(x)` of a copy, in which the model may work in place, with a tuple or list spread over
+    positions and a mapping over keywords."""
+    x = tree_map(torch.clone, x)
     if isinstance(x, Mapping):
         return model(**x)
     if isinstance(x, tuple | list):

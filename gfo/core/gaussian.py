@@ -56,7 +56,11 @@ class Gaussian(Likelihood):
 
     def distribution(self, outputs: Tensor) -> td.Distribution:
         mean, log_sd = self.moments(outputs)
-        return td.Independent(td.Normal(mean, log_sd.exp()), outputs.dim() - 1)
+        sd = log_sd.exp().clamp_min(torch.finfo(mean.dtype).tiny)  # one of no width is no normal
+        return td.Independent(td.Normal(mean, sd), outputs.dim() - 1)
+
+    def expected(self, outputs: Tensor) -> Tensor:
+        return self.moments(outputs)[0]
 
     def log_lik(self, outputs: Tensor, y: Tensor) -> Tensor:
         """log N(y; mean, sd²) summed over targets, shape (B,), in nats."""

@@ -21,7 +21,7 @@ PADDED = (1.0, CERTAIN, CERTAIN)  # mask, q logit and p logit at padding
 
 def small_features(net: "Attached", x: Any) -> Tensor | None:
     """The floats of x, (B, n), where they are few; else None."""
-    return None if net.spec.x_size is None else features(x, net.spec.has_tokens)
+    return None if net.spec.x_size is None else features(x, any(s.tokens for s in net.spec.sites))
 
 
 class SiteHandler:

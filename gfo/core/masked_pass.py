@@ -125,7 +125,7 @@ def masked_pass(
     handler = SiteHandler(net, y, masks, noise, source, x_read)
     with net.handling(handler):
         # a copy: the model may change it in place
-        logits = handler.finish(net.logits(call(net.model, tree_map(torch.clone, x))))
+        logits = handler.finish(net.logits(call(net.model, x)))
     if y is not None and tuple(logits.shape[1:]) != net.likelihood.outputs:  # of another size
         net.likelihood.check(y, len(logits), tuple(logits.shape[1:]))
     log_lik = None if y is None else net.likelihood.log_lik(logits, y)

@@ -104,12 +104,8 @@ class LayerwisePolicy(nn.Module):
         self.nets = nn.ModuleList()
         start = float(torch.logit(torch.tensor(keep)))
         for layer, site in enumerate(sites):
-            widths = {
-                "h": site.width,
-                "h_before": sites[layer - 1].width if layer else before,
-                "y": classes,
-                "z": sum(s.width for s in sites[:layer]),
-            }
+            widths: Any = {"h": site.width, "y": classes, "z": sum(s.width for s in sites[:layer])}
+            widths["h_before"] = sites[layer - 1].width if layer else before
             inputs = sum(widths[name] for name in self.reads)
             self.nets.append(self.network(max(inputs, 1), hidden, outputs or site.width, start))
 
@@ -119,12 +115,9 @@ class LayerwisePolicy(nn.Module):
         """Everything this policy reads at one site: (B, n) or (B, T, n)."""
         tokens = context.h.shape[1] if context.h.dim() == 3 else None
         *before, _ = context.real
-        named = {
-            "h": [(context.h, None)],
-            "h_before": [(context.h_before, before[-1] if before else None)],
-            "y": [(context.y, None)],
-            "z": zip(context.earlier, before, strict=True),
-        }
+        named: dict[str, Any] = {"h": [(context.h, None)], "y": [(context.y, None)]}
+        named["h_before"] = [(context.h_before, before[-1] if before else None)]
+        named["z"] = zip(context.earlier, before, strict=True)
         parts = [align(part, tokens, real) for name in self.reads for part, real in named[name]]
         # the first site of q(z) reads nothing: a constant stands in
         return torch.cat(parts, -1) if parts else align(context.h.new_ones(1, 1), tokens)

@@ -17,7 +17,7 @@ from gfo.core.blocks import block_rows, fold_of, in_blocks, inputs, is_loader
 from gfo.core.checks import check_batch, check_counts, check_finite, check_masks, check_net, check_x
 from gfo.core.ensemble import Ensemble
 from gfo.core.masked_pass import Pass, masked_pass, noise_for, without_gradient
-from gfo.core.noise import draw_noise, generator
+from gfo.core.noise import derive, draw_noise, generator
 from gfo.core.prefix import Prefix
 from gfo.core.sites import eval_mode
 
@@ -155,8 +155,8 @@ def sample_logits(
 ) -> Tensor:  # fmt: skip
     """Logits of every input under every mask, (S, B, K).
 
-    For an ensemble of M members that is ⌈S/M⌉ masks each, in turn: row s·M + m is mask s of
-    member m. A method that has `count` masks runs each once, and row s is mask s mod `count`.
+    For an ensemble of M members that is ⌈S/M⌉ masks each, of its own, in turn: row s·M + m is mask
+    s of member m. A method that has `count` masks runs each once, and row s is mask s mod `count`.
 
     Args:
         net: What `attach` returned, or an ensemble.
@@ -190,13 +190,16 @@ def sample_logits(
     return each[0] if len(each) == 1 else torch.stack(each, 1).flatten(0, 1)
 
 
-def answers(net: Any, x: Any, samples: int, reduce: Reduce, **how) -> list[Tensor]:
-    """The answer of each member of an ensemble to its share of the masks, or of the one network."""
+def answers(net: Any, x: Any, samples: int, reduce: Reduce, *, seed=0, **how) -> list[Tensor]:
+    """The answer of each member of an ensemble to its share of the masks, which are no other
+    member's, or of the one network."""
     drawn = isinstance(how.get("masks"), str | None)
     members = net.nets if drawn and isinstance(net, Ensemble) else [net]
     check_counts(samples=samples)
     share = -(-samples // len(members))
-    return [_answer(member, x, share, reduce, **how) for member in members]
+    seeds = [seed, *(derive(seed, "member", k) for k in range(1, len(members)))]
+    turns = zip(members, seeds, strict=True)
+    return [_answer(member, x, share, reduce, seed=own, **how) for member, own in turns]
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gfo.core.attached import Attached
-from gfo.core.batch import call, leaves, repeat_rows, tree_map
+from gfo.core.batch import call, leaves, repeat_rows
 from gfo.core.sites import exchanged
 
 # One copy of the rows is made on writing only: most are read, or not even that, by the next kept
@@ -80,10 +80,10 @@ def finished(net: Attached, x: Any) -> list[tuple[nn.Module, Tensor | None]]:
         raise _Reached
 
     modules = [net.model.get_submodule(name) for name in net.spec.batched if name]
-    # Outside inference mode tensors count their changes. A copy of x: the model may change it.
+    # outside inference mode tensors count their changes
     with torch.inference_mode(False), torch.no_grad(), contextlib.suppress(_Reached):
         with swapped({m: keep(m, m.forward) for m in modules}), net.handling(stop):
-            call(net.model, tree_map(torch.clone, x))
+            call(net.model, x)
     return log
 
 

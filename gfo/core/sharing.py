@@ -97,7 +97,7 @@ def received(net: Attached, x: Any, masks: list[Tensor]) -> Seen:
         return h * net.sites[layer].spread(masks[layer]).to(h)
 
     with hooked(net.model, nn.Module.register_forward_pre_hook, before), net.handling(mask):
-        note("logits", net.logits(call(net.model, tree_map(torch.clone, x))))
+        note("logits", net.logits(call(net.model, x)))
     return seen
 
 

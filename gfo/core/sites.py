@@ -80,11 +80,6 @@ class Spec(NamedTuple):
     folds: bool = True
 
     @property
-    def has_tokens(self) -> bool:
-        """Whether some site has a mask per token."""
-        return any(site.tokens for site in self.sites)
-
-    @property
     def log_z_size(self) -> int:
         """Numbers per example that log Z reads.
 
@@ -210,15 +205,12 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
     growth = [two.numel() - one.numel() for _, one, two in pairs if plain(one) and plain(two)]
     fixed = {name for name, one, two in pairs if not grows(one, two, batch)}
     return Spec(
-        sites=tuple(sites),
-        classes=logits.shape[1],
+        sites=tuple(sites), classes=logits.shape[1], outputs=tuple(logits.shape[1:]), output=output,
         shapes=tuple(tuple(t.shape[1:]) for t in leaves(example)),
         x_size=x_size if 0 < x_size <= LOG_Z_MAX_INPUT else None,
         row_bytes=4 * max(growth, default=0) // batch or 1,
         batched=tuple(name for name in outputs if name not in fixed),
-        output=output,
-        outputs=tuple(logits.shape[1:]),
-    )
+    )  # fmt: skip
 
 
 def plain(output: Any) -> bool:

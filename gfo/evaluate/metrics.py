@@ -41,20 +41,20 @@ def reliability(probs: Array, y: Array, bins: int = 15) -> dict[str, list[float]
     hit = predicted == y.cpu().numpy()
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     count = np.bincount(which, minlength=bins)
-    full = count > 0
-
-    def mean(values: np.ndarray) -> list[float]:
-        return list(np.bincount(which, values, minlength=bins)[full] / count[full])
-
-    share = list(count[full] / len(hit))
-    return {"confidence": mean(confidence), "accuracy": mean(hit), "share": share}
+    full, values = count > 0, {"confidence": confidence, "accuracy": hit}
+    sums = {name: np.bincount(which, each, bins)[full] for name, each in values.items()}
+    means = {name: list(each / count[full]) for name, each in sums.items()}
+    return means | {"share": list(count[full] / len(hit))}
 
 
 def selective_accuracy(probs: Tensor, y: Tensor, coverages: Sequence[float]) -> list[float]:
-    """Accuracy on the most confident share of answers, a number per coverage in (0, 1]."""
+    """Accuracy on the most confident share of answers, a number per coverage in (0, 1]. Of answers
+    that are as sure as each other, as float32's softmax makes many, each counts as their mean."""
     probs, y = per_answer(probs, y)
-    confidence, predicted = probs.max(1)
-    hit = (predicted.cpu() == y.cpu()).double()[confidence.cpu().argsort(descending=True)]
+    confidence, predicted = (t.cpu() for t in probs.max(1))
+    _, which, count = (-confidence).unique(return_inverse=True, return_counts=True)  # surest first
+    hits = torch.zeros(len(count)).double().index_add(0, which, (predicted == y.cpu()).double())
+    hit = (hits / count).repeat_interleave(count)
     return [float(hit[: max(1, round(c * len(hit)))].mean()) for c in coverages]
 
 

@@ -34,8 +34,8 @@ class Report(NamedTuple):
         example are not independent. Of normal y: how many targets lie below each quantile of the
         mixture over masks. Of anything else only the diagonal.
         """
-        with plt.rc_context():
-            plots.use_style()
+        with plt.rc_context(), pd.option_context("display.precision", 4):
+            plots.use_style()  # which sets both
             fig, ax = plt.subplots(figsize=(4.4, 4))
             ax.plot((0, 1), (0, 1), "k:", label="perfectly reliable")
             for name, curve in self.curves.items():

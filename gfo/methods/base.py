@@ -235,8 +235,8 @@ class Method(nn.Module):
             source: As in `gfo.masked_pass`. Under "mean" the keep-probability itself stands in for
                 the mask.
         """
-        if source == "mean":
-            return torch.sigmoid(logits)
+        if source == "mean":  # a bare call trains no mask
+            return torch.sigmoid(logits.detach())
         # a comparison has no gradient: record none on the way to it. In float32, as it is scored
         logits = logits.detach().float()
         training = source == "train"

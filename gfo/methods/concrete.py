@@ -60,9 +60,9 @@ class ConcreteDropout(Method):
         self.binary = not self.relaxed
 
     def build(self, spec, model):
-        # a tuple, so that the backbone's weights do not become the method's
-        self.readers = find_consumers(model, spec, self.consumers or {})
-        super().build(spec, model)
+        readers = find_consumers(model, spec, self.consumers or {})
+        super().build(spec, model)  # which may refuse: a method that is attached keeps its own
+        self.readers = readers  # a tuple, so that the backbone's weights do not become the method's
 
     def make(self, spec):
         self.q = LearnedPolicy(spec.sites, self.keep)

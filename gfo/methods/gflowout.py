@@ -91,9 +91,8 @@ class GFlowOut(Method):
             masks: Per example and step.
             **changes: Any other argument of `GFlowOut`.
         """
-        known: dict[str, Any] = {"temperature": 1.0, "random": 0.0, "masks": masks, "hidden": 100}
-        known["objective"] = "vargrad" if masks > 1 else "tb"
-        return cls(**{**known, **changes})
+        known: Any = {"temperature": 1.0, "random": 0.0, "masks": masks, "hidden": 100}
+        return cls(**known | {"objective": "vargrad" if masks > 1 else "tb"} | changes)
 
     hash_defaults = dict(
         objective="tb", masks=1, policy="layerwise", lam=0.9, keep=0.5, tied=False, pull=0.0,

@@ -66,6 +66,7 @@ class IDGFlowOut(Method):
         self.n.fill_(n)
         out = batch_pass(source="train")
         residual = tb_residual(out.log_z, out.log_q, self.log_reward(out.log_lik, out.log_p, n))
-        floor = (self.beta * n) ** 2 * out.log_lik.detach().var() * (1 / len(out.log_lik) - 1 / n)
-        info = {"tb_residual_sq": residual.detach().square().mean(), "tb_floor": floor}
+        b, info = len(out.log_lik), {"tb_residual_sq": residual.detach().square().mean()}
+        if b > 1:  # of one row there is no variance
+            info["tb_floor"] = (self.beta * n) ** 2 * out.log_lik.detach().var() * (1 / b - 1 / n)
         return Loss({"nll": -out.log_lik.mean(), "tb": residual.square().mean() / n}, info)

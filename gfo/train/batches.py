@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from gfo.core.attached import Attached
 from gfo.core.batch import LABELS, device_of, from_mapping, to_device, tree_map
+from gfo.core.blocks import is_loader
 from gfo.core.checks import check_batch
 from gfo.core.noise import generator
 
@@ -145,6 +146,7 @@ class Data:
         self.batch = batch if isinstance(self.train, tuple) else 0
         self.valid, self.valid_n = None, 0
         if valid is not None:
+            is_loader(valid)  # one that shuffles has no fixed noise
             self.valid = prepare(net, valid, "valid")
             self.valid_n, _ = count(self.valid, "valid", 0, True)
             next(iter(pairs(self.valid)))  # or its faults would come up after an epoch

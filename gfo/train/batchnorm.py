@@ -66,7 +66,7 @@ def reestimate(
     if min(check_whole("batch", batch), len(x)) < 2:
         raise ValueError(f"{len(x)} rows in batches of {batch}: BatchNorm needs two rows in one")
     gen = generator(seed, "batchnorm", "augment", device=device_of(net))
-    parts = (to_device(part, device_of(net)) for part in x.split(batch) if len(part) > 1)
+    parts = (to_device(part.clone(), device_of(net)) for part in x.split(batch) if len(part) > 1)
     torch.manual_seed(derive(seed, "batchnorm"))
     with net.exclusive():
         under = _UnderTest(net, seed)

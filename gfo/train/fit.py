@@ -8,7 +8,7 @@ backbone, masks and log Z, their gradients being disjoint.
 import contextlib
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gfo.core.attached import Attached
-from gfo.core.batch import pick_device, to_device
+from gfo.core.batch import pick_device, to_device, tree_map
 from gfo.core.blocks import samplers
 from gfo.core.checks import check_batch, check_counts, check_functions, check_net, check_whole
 from gfo.core.masked_pass import BatchPass
@@ -91,9 +91,8 @@ def fit(
     optimizers = optimizers_of(net, lr, backbone, optimizer, graph)
     steps = epochs * data.per_epoch if schedule else 0
     moving = {"optimizers": optimizers, "schedulers": make_schedulers(schedule, optimizers, steps)}
-    net.likelihood.standardise(y for _, y in pairs(data.train))
-    kinds = bf16, compile, graph
-    run = Run(net, data, moving, augment, epochs, samples, seed, *kinds, progress, on_epoch)
+    flags = dict(bf16=bf16, compile=compile, graph=graph)
+    run = Run(net, data, moving, augment, epochs, samples, seed, flags, progress, on_epoch)
     with modes(net, backbone), torch.enable_grad():
         return run.to_end(patience, checkpoint, rates, backbone, schedule, steps)
 
@@ -109,9 +108,7 @@ class Run:
     epochs: int
     samples: int
     seed: int
-    bf16: bool
-    compile: bool
-    graph: bool
+    flags: dict[str, bool]
     progress: bool
     on_epoch: Callable | None
 
@@ -119,24 +116,25 @@ class Run:
         """What has to be the same where a run goes on from a checkpoint."""
         data, optimizers = self.data, self.moving["optimizers"].values()
         return describe(self.net) | {"run": dict(
-            seed=self.seed, batch=data.batch, n=data.n, lr=rates, backbone=backbone, bf16=self.bf16,
+            seed=self.seed, batch=data.batch, n=data.n, lr=rates, backbone=backbone,
             valid=data.valid_n, samples=self.samples if data.valid_n else None,
             augment=name_of(self.augment), optimizers=[name_of(type(o)) for o in optimizers],
-            schedule=name_of(schedule), steps=steps,  # where the schedule ends
+            schedule=name_of(schedule), steps=steps, bf16=self.flags["bf16"],
             data=digest(data.train) if isinstance(data.train, tuple) else None,
         )}  # fmt: skip
 
     def to_end(self, patience: int, checkpoint: File, *settings: Any) -> pd.DataFrame:
         """Begin, or go on from the checkpoint, until the epochs are over; the history. `settings`
         are what `about` takes, which reads all training data: only a checkpoint asks for it."""
+        for name, flag in self.flags.items():
+            check_argument(name, flag, False)
         about = {} if checkpoint is None else self.about(*settings)
-        for flag in ("bf16", "compile", "graph"):
-            check_argument(flag, getattr(self, flag), False)
         state = resume(self.net, self.moving, checkpoint, about)
-        loss = compiled_loss(self.net) if self.compile else self.net.method.loss
+        self.net.likelihood.standardise(y for _, y in pairs(self.data.train))
+        loss = compiled_loss(self.net) if self.flags["compile"] else self.net.method.loss
         optimizers = self.moving["optimizers"].values()
-        kind = GraphedStep if self.graph else Step
-        take = kind(self.net, loss, optimizers, self.data.n, self.bf16)
+        kind = GraphedStep if self.flags["graph"] else Step
+        take = kind(self.net, loss, optimizers, self.data.n, self.flags["bf16"])
         try:
             for epoch in range(len(state["history"]), self.epochs):
                 if self.data.valid is not None and state["waited"] >= patience:
@@ -190,25 +188,26 @@ def one_epoch(
         key: (seed, epoch).
 
     Returns:
-        The mean over batches of each loss part and further figure.
+        The mean of each loss part and further figure over the batches that have it.
     """
-    (seed, epoch), device, count = key, take.device, 0
+    (seed, epoch), device, counts = key, take.device, Counter()
     found = Loss({}, {})
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
     for step, (x, y) in enumerate(batches):
         x, y = to_device((x, y), device)
         if augment is not None:
-            x = augment(x, generator(seed, "augment", epoch, step, device=device))
+            gen = generator(seed, "augment", epoch, step, device=device)
+            x = augment(tree_map(torch.clone, x), gen)  # it may work in place
         with net.exclusive():  # another thread may predict between steps, not within one
             found = take(BatchPass(net, x, y, (seed, "step", epoch, step)))
             for each in schedulers:
                 each.step()
         for name, value in (found.parts | found.info).items():
             sums[name] = sums[name] + value.detach()
-        count += 1
-    if not count:
+            counts[name] += 1
+    if not sums:
         raise ValueError(f"epoch {epoch + 1}: train yields no batch; can it be read only once?")
-    means = {name: float(value) / count for name, value in sums.items()}
+    means = {name: float(value) / counts[name] for name, value in sums.items()}
     for name in found.parts:
         check_finite(name, means[name], epoch)
     return means

@@ -12,6 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import gfo
+from gfo.core.noise import derive
 from gfo.core.save import read
 from gfo.train.fit import predictive_nll
 
@@ -128,7 +129,9 @@ def test_each_member_of_an_ensemble_has_its_own_sd():
     _, x, y = make("learned")
     both = gfo.Ensemble(nets)
     for masks in ("own", "shared"):
-        each = torch.stack([gfo.predictive(net, x, 2, masks=masks).log_prob(y) for net in nets])
+        how = [dict(masks=masks, seed=own) for own in (0, derive(0, "member", 1))]
+        each = [gfo.predictive(n, x, 2, **h).log_prob(y) for n, h in zip(nets, how, strict=True)]
+        each = torch.stack(each)
         found = gfo.predictive(both, x, 4, masks=masks).log_prob(y)
         assert_close(found, each.logsumexp(0) - math.log(2))
     assert_close(gfo.predict(both, x, 4), gfo.predictive(both, x, 4).mean)

@@ -1,7 +1,9 @@
 """What a hostile tester found silently wrong: each against a second way to the same number."""
 
+import copy
 import math
 
+import pandas as pd
 import pytest
 import torch
 from conftest import all_masks, shake, toy_model
@@ -16,6 +18,7 @@ from torch.utils.data import (
 )
 
 import gfo
+from gfo.audit import toys, trial
 from gfo.core.batch import Tokens
 from gfo.core.objectives import SiteTerms, kl_bernoulli, log_bernoulli
 from gfo.evaluate import marginal
@@ -237,3 +240,138 @@ def test_standardise_and_keep_probabilities_take_arrays():
     assert math.isclose(net.likelihood.y_sd.item(), y.std().item(), rel_tol=1e-5)
     keep = gfo.evaluate.masks.keep_probabilities(made("gflowout"), X.numpy(), Y.numpy())
     assert keep["q"][0].shape == (40, 4)
+
+
+def test_members_of_an_ensemble_have_masks_of_their_own():
+    net = made("random")
+    once, many = [copy.deepcopy(net) for _ in range(20)], gfo.sample_logits(net, X, 4000)
+    found = torch.stack([gfo.predict(gfo.Ensemble(once), X, 20, seed=s) for s in range(200)])
+    # 20 independent masks: their mean varies by a twentieth of what one mask does; the relative
+    # error of a variance from 200 draws, about 0.1, is averaged over 40 inputs
+    ratio = found.var(0).mean() / many.softmax(-1).var(0).mean()
+    assert 0.7 / 20 < ratio < 1.3 / 20
+
+
+@pytest.mark.parametrize("name", ["concrete", "contextual", "gflowout", "id-gflowout", "vimco"])
+def test_a_bare_call_trains_the_model_and_no_mask(name):
+    net = made(name).train()
+    with pytest.warns(UserWarning, match="under mean masks"):
+        nn.functional.cross_entropy(net(X), Y).backward()
+    assert all(p.grad is None for p in net.method.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in net.model.parameters())
+
+
+def test_a_refused_attach_leaves_the_network_that_owns_the_method():
+    net, (other, sites) = made(gfo.ConcreteDropout(length_scale=1.0)), toy_model()
+    before = net.loss(X, Y, n=40, step=0).total
+    with pytest.raises(ValueError, match="already belongs to a network"):
+        gfo.attach(other, sites, net.method, X[:2])
+    assert torch.equal(net.loss(X, Y, n=40, step=0).total, before)
+
+
+class Shifts(nn.Linear):
+    """Works on its input in place."""
+
+    def forward(self, x):
+        return super().forward(x.sub_(1))
+
+
+def test_attach_leaves_the_example_as_it_was():
+    x = X.clone()
+    gfo.attach(nn.Sequential(Shifts(6, 5), nn.ReLU(), nn.Linear(5, 3)), "1", "random", x)
+    assert torch.equal(x, X)
+
+
+class Product(nn.Module):
+    """A site behind a product that mixes places, not channels: f(h, A)."""
+
+    def __init__(self, layer, places, product):
+        super().__init__()
+        self.layer, self.site, self.out = layer, nn.Identity(), nn.Linear(8, 3)
+        self.product, self.a = product, nn.Parameter(torch.eye(places))
+
+    def forward(self, x):
+        h = self.site(self.product(self.layer(x), self.a))
+        where = 1 if h.shape[1] == 8 else h.dim() - 1
+        return self.out(h.movedim(where, -1).flatten(1, -2).mean(1))
+
+
+@pytest.mark.parametrize(("layer", "shape", "product", "axes"), [
+    (nn.Conv2d(3, 8, 1), (3, 10, 12), lambda h, a: h @ a, "BCHW"),
+    (nn.Conv2d(3, 8, 1), (3, 12, 10), lambda h, a: a @ h, "BCHW"),
+    (nn.Conv1d(3, 8, 1), (3, 12), lambda h, a: torch.matmul(h, a), "BCL"),
+    (nn.Linear(3, 8), (12, 3), lambda h, a: a @ h, "BTC"),
+    (nn.Linear(3, 8), (12, 3), lambda h, a: torch.bmm(a.expand(len(h), -1, -1), h), "BTC"),
+])  # fmt: skip
+def test_a_product_that_mixes_places_leaves_the_channels_where_they_are(
+    layer, shape, product, axes
+):
+    net = gfo.attach(Product(layer, 12, product), "site", "random", torch.randn(2, *shape))
+    assert (net.sites[0].axes, net.sites[0].width) == (axes, 8)
+
+
+def test_of_a_product_with_an_input_of_which_nothing_is_known_the_axis_is_asked():
+    model = Product(nn.Identity(), 8, lambda h, a: a @ h)
+    with pytest.raises(ValueError, match="nothing tells which axis holds its channels"):
+        gfo.attach(model, "site", "random", torch.randn(2, 8, 5))
+
+
+def test_a_mean_is_told_where_the_standard_deviation_underflows():
+    net = made("random", gfo.Gaussian(), classes=2)
+    with torch.no_grad():
+        net.model.out.bias.copy_(torch.tensor([0.5, -200.0]))
+    mean, dist = gfo.predict(net, X), gfo.predictive(net, X)
+    assert mean.isfinite().all() and torch.allclose(dist.mean, mean)
+    assert not dist.log_prob(mean).isnan().any()  # of a mask with another mean −inf, as float32 has
+    net.model.out.weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="its 'model.out.weight' is not finite"):
+        gfo.predict(net, X)
+
+
+def test_validation_on_rows_in_an_unknown_order_is_refused():
+    valid = DataLoader(TensorDataset(X, Y), batch_size=8, shuffle=True)
+    with pytest.raises(ValueError, match="the loader shuffles"):
+        gfo.fit(made("random"), (X, Y), valid, epochs=1, progress=False, device="cpu")
+
+
+@pytest.mark.parametrize("wrong", ["flag", "checkpoint"])
+def test_a_refused_fit_leaves_what_the_network_knows_of_y(wrong, tmp_path):
+    y, how = torch.randn(40, 1) * 1000, dict(epochs=1, progress=False, device="cpu")
+    net = made("random", gfo.Gaussian(sd="learned"), classes=1)
+    bad, message = {"bf16": "no"}, "bf16 is 'no'"
+    if wrong == "checkpoint":
+        bad, message = {"checkpoint": tmp_path / "c.pt"}, "holds another run"
+        gfo.fit(copy.deepcopy(net), (X, y), seed=1, **bad, **how)
+    with pytest.raises(ValueError, match=message):
+        gfo.fit(net, (X, y), **bad, **how)
+    assert not net.likelihood.y_seen and net.likelihood.log_sd == 0
+    gfo.fit(net, (X, y / 1000), **how)
+    assert 0.5 < net.likelihood.y_sd < 2
+
+
+def test_a_batch_of_one_row_spoils_no_mean_of_an_epoch():
+    net, data = made("id-gflowout"), [(X[:16], Y[:16]), (X[16:17], Y[16:17])]
+    found = gfo.fit(net, data, epochs=1, progress=False, device="cpu", lr={"backbone": 0.0})
+    assert found["tb_floor"].notna().all() and found["tb_residual_sq"].notna().all()
+
+
+def test_an_augmentation_in_place_leaves_the_data():
+    x, add = X.clone(), lambda batch, _: batch.add_(1)
+    layers = nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)
+    for data in ((x, Y), [(x, Y)]):
+        net = gfo.attach(nn.Sequential(*copy.deepcopy(layers)), "2", "random", X[:2])
+        gfo.fit(net, data, epochs=2, augment=add, progress=False, device="cpu")
+        gfo.train.reestimate(net, x, augment=add, batch=8)
+        assert torch.equal(x, X)
+
+
+def test_what_only_reads_leaves_the_callers_settings():
+    before = pd.options.display.precision
+    gfo.report(made("random"), X, Y).figure()
+    assert pd.options.display.precision == before
+    torch.manual_seed(1)
+    toy, state = toys.toy((2, 2), points=3), torch.get_rng_state()
+    trial.trained(gfo.RandomDropout(), toy)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(1)
+    assert torch.equal(state, torch.get_rng_state())

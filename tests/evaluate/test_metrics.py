@@ -35,6 +35,16 @@ def test_brier_and_nll_of_known_forecasts():
     assert scores["accuracy"] == 1 and scores["brier"] == 0 and scores["ece"] == 0
 
 
+def test_answers_as_sure_as_each_other_count_as_their_mean():
+    sure = torch.tensor([0.9, 0.8, 0.8, 0.8, 0.6])
+    probs, y = torch.stack([sure, 1 - sure], 1), torch.tensor([0, 0, 1, 1, 0])
+    # the surest 1, 2, 3 and 5: of the three at 0.8 one is right
+    want = [1.0, (1 + 1 / 3) / 2, (1 + 2 / 3) / 3, 3 / 5]
+    for order in (slice(None), torch.tensor([4, 3, 1, 2, 0])):
+        found = metrics.selective_accuracy(probs[order], y[order], (0.2, 0.4, 0.6, 1.0))
+        assert found == pytest.approx(want)
+
+
 def test_reliability_recovers_ece_and_selective_accuracy_its_count():
     gen = torch.Generator().manual_seed(0)
     probs = torch.randn(500, 4, generator=gen).softmax(1)

@@ -23,7 +23,7 @@ from torch import nn
 
 import gfo
 from gfo.core.masked_pass import BatchPass
-from gfo.core.noise import draw_noise, generator
+from gfo.core.noise import derive, draw_noise, generator
 from gfo.core.objectives import kl_bernoulli
 from gfo.core.registry import METHODS as REGISTERED
 from gfo.evaluate import plots
@@ -207,11 +207,13 @@ def test_an_ensemble_is_the_mean_of_its_members(name):
         model, sites = toy_model()
         nets.append(shake(gfo.attach(model, sites, create(name), x), seed=seed))
     ensemble = gfo.Ensemble(nets)
+    seeds = [5, derive(5, "member", 1), derive(5, "member", 2)]  # masks of its own for each
     for samples, each in ((1, 1), (7, 3)):
-        want = torch.stack([gfo.predict(net, x, each) for net in nets]).mean(0)
-        torch.testing.assert_close(gfo.predict(ensemble, x, samples), want, rtol=0, atol=1e-6)
-    logits = gfo.sample_logits(ensemble, x, 6)
-    torch.testing.assert_close(logits[1::3], gfo.sample_logits(nets[1], x, 2))
+        own = [gfo.predict(net, x, each, seed=s) for net, s in zip(nets, seeds, strict=True)]
+        found = gfo.predict(ensemble, x, samples, seed=5)
+        torch.testing.assert_close(found, torch.stack(own).mean(0), rtol=0, atol=1e-6)
+    logits = gfo.sample_logits(ensemble, x, 6, seed=5)
+    torch.testing.assert_close(logits[1::3], gfo.sample_logits(nets[1], x, 2, seed=seeds[1]))
     assert torch.equal(gfo.predict(gfo.Ensemble(nets[0]), x), gfo.predict(nets[0], x))
 
 
