@@ -142,6 +142,7 @@ def bench_command(a: argparse.Namespace) -> None:
     if idle := [name for name, usual in alone.items() if a.growth and getattr(a, name) != usual]:
         raise ValueError(f"--growth has sizes of its own: leave out --{idle[0]}")
     process = check_whole("seed", seeds[0])
+    records.provenance(), [bench.CASES[model] for model in a.model]  # before any time is lost
     if a.threads is not None:
         torch.set_num_threads(check_whole("threads", a.threads, 1))
     if a.save:

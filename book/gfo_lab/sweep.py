@@ -151,8 +151,9 @@ def remove(folder: Path, pattern: str, older: float = -math.inf) -> None:
 
 def origin(how: How) -> str:
     """What the identity of a run does not say and a checkpoint must not mix: where data lie, where
-    the record goes, and the source, as 12 hex digits."""
-    where = {"root": str(data_root(how.root)), "out": str(how.out)}
+    the record goes, what computes with how many threads, and the source, as 12 hex digits."""
+    where = {"root": str(data_root(how.root).resolve()), "out": str(how.out)}
+    where["device"] = records.device_name(pick_device(how.device))
     plugins = [inspect.getsource(import_module(name)) for name in how.imports]
     return records.config_hash(where | {"source": [records.source(), *plugins]})
 

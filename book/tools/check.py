@@ -11,7 +11,9 @@ from bs4 import BeautifulSoup
 FEWEST_WORDS = 20  # a page with fewer is empty
 # Relations of a <link> that lead somewhere and load nothing.
 POINTERS = {"author", "canonical", "help", "index", "license", "next", "prev", "search"}
-IMPORTED = re.compile(r"""(?:@import|url\(|from|import)\s*\(?\s*["']?((?:https?:)?//[^"')\s;]+)""")
+IMPORTED = re.compile(
+    r"""(?:@import|url\(|from|import|fetch)\s*\(?\s*["']?((?:https?:)?//[^"')\s;]+)"""
+)
 
 
 def check_site(html: Path, pages: list[str]) -> list[str]:
@@ -47,11 +49,14 @@ def article(path: Path):
 def external(path: Path) -> Iterator[str]:
     """Scripts, styles, images, frames and icons that would come from the network."""
     for tag in parse(path).find_all(True):
-        found = [tag.get(name, "") for name in ("src", "data", "poster")]
+        found = [tag.get(name, "") for name in ("src", "data", "poster", "xlink:href")]
+        found += IMPORTED.findall(tag.get("style", ""))
         found += [part.split()[0] for part in tag.get("srcset", "").split(",") if part.split()]
         if tag.name == "link" and not set(tag.get("rel", [])) & POINTERS:
             found.append(tag.get("href", ""))
-        if tag.name == "style" or tag.get("type") == "module":
+        if tag.name in ("image", "use"):  # of an SVG
+            found.append(tag.get("href", ""))
+        if tag.name in ("style", "script"):
             found += IMPORTED.findall(tag.get_text())
         for address in found:
             if address.startswith(("http:", "https:", "//")):
@@ -60,7 +65,7 @@ def external(path: Path) -> Iterator[str]:
 
 def dead_links(path: Path, html: Path) -> Iterator[str]:
     """Local addresses that lead to no file, or to no such place in the file."""
-    for tag in parse(path).find_all(["a", "img", "script", "link"]):
+    for tag in parse(path).find_all(["a", "img", "script", "link", "iframe"]):
         address = tag.get("href") or tag.get("src") or ""
         url = urlsplit(address)
         if not address or url.scheme or url.netloc:

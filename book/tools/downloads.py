@@ -14,6 +14,8 @@ WRAPPED = {
     ("icu_tune", "chosen"): ["icu-tune"],
     ("search", "chosen"): ["tune"],
 }
+# `halves.read` also gives cells that another of its experiments ran.
+SHARED = dict.fromkeys(("passes", "policy", "em", "drift"), ["ladder"])
 
 
 def experiments_read(sources: list[str], known: list[str]) -> list[str]:
@@ -40,6 +42,7 @@ def experiments_read(sources: list[str], known: list[str]) -> list[str]:
         if (module, name) == ("records", "experiments") or "RESULTS.iterdir" in ast.unparse(call):
             return known
         found |= set(WRAPPED.get((module, name), ()))
+        found |= set(SHARED.get(first, ()) if (module, name) == ("halves", "read") else ())
     return [name for name in known if name in found]
 
 

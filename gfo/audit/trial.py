@@ -193,13 +193,13 @@ def audit_seeds(
         fixed point; gap, kl / floor − 1. The fixed point's own gap is its excess over the best.
 
     Raises:
-        ValueError: For no seed or no point, unknown objectives, above 16 mask bits, and where no
-            toy of a seed is hard enough to be a test.
+        ValueError: For no seed, no point or more than iris has, unknown objectives, above 16 mask
+            bits, and where no toy of a seed is hard enough to be a test.
     """
     cases(objectives)
-    if not seeds or min(points, *hidden) < 1:
+    if not seeds or min(points, *hidden) < 1 or points > 150:
         said = f"{len(seeds)} seeds and {points} points: at least one of each"
-        raise ValueError(f"{said}, and of units in a layer")
+        raise ValueError(f"{said}, at most 150 points, and a unit in each layer")
     exact.all_masks(hidden := tuple(hidden))
     work = [joblib.delayed(one_seed)(s, hidden, points, objectives) for s in dict.fromkeys(seeds)]
     done: Any = joblib.Parallel(jobs)(work)

@@ -5,11 +5,13 @@ import json
 import pandas as pd
 import pytest
 from gfo_lab import records
+from gfo_lab.experiments import halves
 from nbformat.v4 import new_code_cell, new_notebook
 
-from book.tools.downloads import experiments_read, offer
+from book.tools.downloads import SHARED, experiments_read, offer
 
-KNOWN = ["adaptation", "audit", "cifar", "cifar-variations", "icu", "icu-tune", "table1", "tune"]
+KNOWN = ["adaptation", "audit", "cifar", "cifar-variations", "icu", "icu-tune", "ladder", "passes"]
+KNOWN += ["table1", "tune"]
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,7 @@ KNOWN = ["adaptation", "audit", "cifar", "cifar-variations", "icu", "icu-tune", 
         ("from gfo_lab.experiments.icu import recorded as found\nfound('eicu-demo')", ["icu"]),
         ("from gfo_lab import records as r\nr.by_row('cifar', profile='fast')", ["cifar"]),
         ("from gfo_lab.experiments import search\nsearch.chosen('random')", ["tune"]),
+        ("from gfo_lab.experiments import halves\nhalves.read('passes')", ["ladder", "passes"]),
         ("def mine(name):\n    return records.read(name)\nmine('adaptation')", ["adaptation"]),
         ("from gfo_lab import ledger\nledger.entries('Table 3')", ["cifar"]),
         ("from gfo_lab import ledger\nledger.entries(name)", ["cifar", "icu", "table1"]),
@@ -76,3 +79,11 @@ def test_a_page_without_records_stays_as_it_is(results, tmp_path):
     notebook = new_notebook(cells=[new_code_cell("1 + 1")])
     assert offer(notebook, results, tmp_path) == [] and len(notebook.cells) == 1
     assert not (tmp_path / "tables").exists()
+
+
+@pytest.mark.parametrize("name", halves.CELLS)
+def test_what_other_experiments_ran_is_offered_too(name):
+    ran = records.read(name)
+    for dataset, profile in {*zip(ran["dataset"], ran["profile"], strict=True)} if len(ran) else ():
+        found = halves.read(name, dataset, profile)
+        assert {*found.get("experiment", ())} <= {name, *SHARED.get(name, ())}

@@ -61,6 +61,12 @@ def test_good_pages_pass(tmp_path, body):
         ("<img src='plot.png' alt='plot.png'>", "image without alt text"),
         ("<img src='https://example.org/x.png' alt='A line.'>", "<img> loads https"),
         ("<script src='//example.org/x.js'></script>", "<script> loads //example"),
+        ("<script>import('https://example.org/x.js')</script>", "<script> loads https"),
+        ("<script>fetch('https://example.org/x.json')</script>", "<script> loads https"),
+        ("<p style='background: url(https://example.org/x.png)'>x</p>", "<p> loads https"),
+        ("<svg><image href='https://example.org/x.png'/></svg>", "<image> loads https"),
+        ("<svg><use xlink:href='https://example.org/x.svg#a'/></svg>", "<use> loads https"),
+        ("<iframe src='gone.html'></iframe>", "leads nowhere: gone.html"),
         ("<pre><span>Traceback</span> (most recent call last)</pre>", "carries a traceback"),
         ("<div class='output traceback'>x</div>", "carries a traceback"),
         (

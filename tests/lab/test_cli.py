@@ -141,6 +141,22 @@ def test_seeds_in_two_places_are_all_asked_for(command):
     assert [row["seed"] for row in rows] == [0, 2]
 
 
+def test_modules_asked_for_twice_are_both_imported():
+    a = cli.parser().parse_args(["list", "--import", "one", "--import", "two", "three"])
+    assert a.imports == ["one", "two", "three"]
+    assert cli.parser().parse_args(["list"]).imports == []
+
+
+@pytest.mark.parametrize(("args", "said"), [
+    (["bench", "--model", "mlp", "resnet"], "unknown model 'resnet'; did you mean"),
+    (["audit", "--points", "200"], "at most 150 points"),
+])  # fmt: skip
+def test_what_cannot_be_done_is_said_before_anything_is(args, said, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "compare", lambda *_, **__: pytest.fail("measured first"))
+    assert cli.main(args) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_what_is_no_number_is_null_in_json(command):
     put(0, accuracy=math.inf, nll=math.nan)
     put(1, accuracy=0.5, nll=-math.inf)

@@ -290,7 +290,7 @@ def test_records_of_the_icu_are_means_over_splits_of_the_cohort_of_all_stays(tmp
 
 
 def test_the_search_is_decided_by_its_mean_over_seeds(tmp_path):
-    points = search.space("random")
+    points = search.grid(search.SPACES["random"])
     with pytest.raises(ValueError, match="--dataset digits --method random"):
         search.chosen("random", "digits", "full", tmp_path)
     for seed, best in enumerate((3, 3, 5)):

@@ -131,7 +131,7 @@ def test_force_redoes_a_run_that_another_process_has_claimed(folders, monkeypatc
     assert starts(log)["s0_e3"] == 2  # redone once, by whoever claimed it
 
 
-@pytest.mark.parametrize("change", ["root", "out", "force", "source"])
+@pytest.mark.parametrize("change", ["root", "directory", "out", "force", "source", "threads"])
 def test_a_checkpoint_of_other_data_source_or_results_is_left_alone(folders, change, monkeypatch):
     log, how = folders
 
@@ -146,6 +146,10 @@ def test_a_checkpoint_of_other_data_source_or_results_is_left_alone(folders, cha
     more = {"root": {"root": log}, "out": {"out": how["out"] / "other"}, "force": {"force": True}}
     if change == "source":
         monkeypatch.setattr("gfo_lab.sweep.records.source", lambda: "0" * 12)
+    if change == "directory":  # whose ./data is another one
+        monkeypatch.chdir(log)
+    if change == "threads":  # they change the last digits of what images are normalised by
+        monkeypatch.setattr("torch.get_num_threads", lambda: 77)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     run("tiny", seeds=[0], **how | more.get(change, {}))
     assert starts(log)["s0_e0"] == 2

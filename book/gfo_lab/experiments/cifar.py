@@ -44,14 +44,14 @@ def configuration(dataset: str, method: str, profile: str, **own: Any) -> dict[s
     if dataset not in OUTSIDE:
         raise ValueError(f"no CIFAR experiment on {dataset!r}; known: {', '.join(OUTSIDE)}")
     setup = dict(SETUPS[profile])
-    rates, data = dict(setup.pop("rates")), {"sizes": setup.pop("sizes")} | setup.pop("data", {})
+    rates, sizes, data = dict(setup.pop("rates")), setup.pop("sizes"), setup.pop("data", {})
     rates |= {group: own.pop(name) for group, name in GROUPS.items() if name in own}
     setup |= {k: own.pop(k) for k in ("row", "weights", "precision", "rate") if k in own}
     own = SETTINGS.get(method, {}) | setup.pop("settings", {}).get(method, {}) | own
     digits = dataset == "digits"
     config = base_config(method, profile, **own) | {
-        "model": "resnet18", "data": {"size": 32, "channels": 3} if digits else data,
-        "augment": "none" if digits else "crop-flip", "channels_last": True,
+        "data": ({"size": 32, "channels": 3} if digits else {"sizes": sizes}) | data,
+        "augment": "none" if digits else "crop-flip", "channels_last": True, "model": "resnet18",
         "optimizer": "sgd", "schedule": "one-cycle", "lr": LEARNING_RATES | rates,
         "valid_samples": 5,  # masks of the validation that picks the epoch
     }  # fmt: skip

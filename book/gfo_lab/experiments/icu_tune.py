@@ -20,7 +20,7 @@ from gfo_lab.icu.cohort import Cohort, Rules, cohort
 from gfo_lab.icu.hospitals import MIN_STAYS, by_hospital, draw_parts
 from gfo_lab.resumable import one_by_one
 
-LOGISTIC = [{"C": c} for c in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)]
+LINEAR = [{"C": c} for c in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)]
 FIRST = 100  # tuning splits are numbers 100, 101, …; those that are reported 0, 1, …
 
 
@@ -37,7 +37,7 @@ def configuration(method: str, point: dict[str, Any], profile: str, **rules: Any
 
 def space(method: str) -> list[dict[str, Any]]:
     """The eight points of a method, those of the search on MNIST; one for the majority."""
-    return {"majority": [{}], "logistic": LOGISTIC}.get(method) or search.space(method)
+    return {"majority": [{}], "logistic": LINEAR}.get(method) or search.grid(search.SPACES[method])
 
 
 @functools.lru_cache(maxsize=4)
