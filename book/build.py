@@ -58,6 +58,7 @@ def fingerprint() -> str:
     """Hash of all that the pages are made from."""
     digest = hashlib.sha256(shared_inputs(ROOT).encode())
     hash_tree(SOURCE, digest)
+    hash_tree(ROOT / "book/tools", digest)
     return digest.hexdigest()
 
 

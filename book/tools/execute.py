@@ -28,12 +28,13 @@ KERNEL_ENV = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_P
 
 
 def shared_inputs(root: Path) -> str:
-    """Hash of all that every chapter may read: both packages, the tools that one imports, records,
-    tables and versions."""
+    """Hash of all that every chapter may read: both packages, records, tables, versions, and the
+    one tool that a chapter imports."""
     digest = hashlib.sha256(f"{platform.python_version()} {version('torch')}".encode())
-    for folder in ("gfo", "book/gfo_lab", "book/tools", "book/results"):
+    for folder in ("gfo", "book/gfo_lab", "book/results"):
         hash_tree(root / folder, digest)
-    digest.update((root / "constraints.txt").read_bytes())
+    for file in ("constraints.txt", "book/tools/rooms.py"):
+        digest.update((root / file).read_bytes())
     return digest.hexdigest()
 
 
