@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import gfo
+from gfo.core.noise import derive
 
 torch.set_num_threads(1)
 gc.set_threshold(100_000, 50, 100)  # Python's 700 new objects cost a tenth of the time
@@ -23,6 +24,11 @@ def all_masks(widths):
     """Every mask of a network with these site widths: one (2^M, C) tensor a site."""
     bits = torch.tensor(list(product((0.0, 1.0), repeat=sum(widths))))
     return list(bits.split(list(widths), dim=1))
+
+
+def member_seeds(count, seed=0):
+    """What masks of an ensemble's members come from: each has its own."""
+    return [seed, *(derive(seed, "member", k) for k in range(1, count))]
 
 
 def shake(net, scale=0.4, seed=5):

@@ -28,11 +28,13 @@ KERNEL_ENV = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_P
 
 
 def shared_inputs(root: Path) -> str:
-    """Hash of all that every chapter may read: both packages, records, tables and versions."""
+    """Hash of all that every chapter may read: both packages, records, tables, versions, and the
+    one tool that a chapter imports."""
     digest = hashlib.sha256(f"{platform.python_version()} {version('torch')}".encode())
     for folder in ("gfo", "book/gfo_lab", "book/results"):
         hash_tree(root / folder, digest)
-    digest.update((root / "constraints.txt").read_bytes())
+    for file in ("constraints.txt", "book/tools/rooms.py"):
+        digest.update((root / file).read_bytes())
     return digest.hexdigest()
 
 
@@ -96,8 +98,9 @@ def execute(path: Path, key: str, kept: Path) -> dict:
         "warnings": sorted(set(warnings(notebook))),
         "key": key,
     }
+    # The record goes first and comes last: without it the copy does not count as kept.
+    (kept / f"{path.stem}.json").unlink(missing_ok=True)
     nbformat.write(notebook, kept / f"{path.stem}.ipynb")
-    # The record goes last: without it the copy does not count as kept.
     (kept / f"{path.stem}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
 

@@ -204,7 +204,7 @@ def answers(net: Any, x: Any, samples: int, reduce: Reduce, *, seed=0, **how) ->
 
 @torch.no_grad()
 def _answer(
-    net: Any, x: Any, samples: int, reduce: Reduce, *, masks: Any = "own", seed=0, memory=None
+    net: Any, x: Any, samples: int, reduce: Reduce, *, seed: int, masks: Any = "own", memory=None
 ) -> Tensor:
     """`reduce` of each block's logits, parts (s, b, K) of S masks, joined: (…, B, K)."""
     check_net(net)

@@ -348,10 +348,10 @@ def test_a_docstring_that_says_only_a_fields_number_is_dropped():
 @pytest.fixture
 def tree(tmp_path):
     """A book of one good and one failing chapter."""
-    for folder in ("gfo", "book/gfo_lab", "book/results", "book/assets"):
+    for folder in ("gfo", "book/gfo_lab", "book/tools", "book/results", "book/assets"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "constraints.txt").write_text("")
-    (tmp_path / "gfo/x.py").write_text("")
+    for file in ("constraints.txt", "gfo/x.py", "book/tools/rooms.py"):
+        (tmp_path / file).write_text("")
     for stem, code in {"good": "print(40 + 2)", "bad": "1 / 0"}.items():
         nbformat.write(new_notebook(cells=[new_code_cell(code)]), tmp_path / f"book/{stem}.ipynb")
     return tmp_path

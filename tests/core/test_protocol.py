@@ -7,12 +7,11 @@ import math
 import pytest
 import torch
 import torch.distributions as td
-from conftest import all_masks, shake, toy_model
+from conftest import all_masks, member_seeds, shake, toy_model
 from torch import nn
 from torch.testing import assert_close
 
 import gfo
-from gfo.core.noise import derive
 from gfo.core.save import read
 from gfo.train.fit import predictive_nll
 
@@ -129,7 +128,7 @@ def test_each_member_of_an_ensemble_has_its_own_sd():
     _, x, y = make("learned")
     both = gfo.Ensemble(nets)
     for masks in ("own", "shared"):
-        how = [dict(masks=masks, seed=own) for own in (0, derive(0, "member", 1))]
+        how = [dict(masks=masks, seed=own) for own in member_seeds(2)]
         each = [gfo.predictive(n, x, 2, **h).log_prob(y) for n, h in zip(nets, how, strict=True)]
         each = torch.stack(each)
         found = gfo.predictive(both, x, 4, masks=masks).log_prob(y)

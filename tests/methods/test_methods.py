@@ -16,14 +16,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import Net, all_masks, shake, toy_model
+from conftest import Net, all_masks, member_seeds, shake, toy_model
 from gfo_lab.experiments.job import Job
 from gfo_lab.experiments.training import train_members
 from torch import nn
 
 import gfo
 from gfo.core.masked_pass import BatchPass
-from gfo.core.noise import derive, draw_noise, generator
+from gfo.core.noise import draw_noise, generator
 from gfo.core.objectives import kl_bernoulli
 from gfo.core.registry import METHODS as REGISTERED
 from gfo.evaluate import plots
@@ -207,7 +207,7 @@ def test_an_ensemble_is_the_mean_of_its_members(name):
         model, sites = toy_model()
         nets.append(shake(gfo.attach(model, sites, create(name), x), seed=seed))
     ensemble = gfo.Ensemble(nets)
-    seeds = [5, derive(5, "member", 1), derive(5, "member", 2)]  # masks of its own for each
+    seeds = member_seeds(3, 5)
     for samples, each in ((1, 1), (7, 3)):
         own = [gfo.predict(net, x, each, seed=s) for net, s in zip(nets, seeds, strict=True)]
         found = gfo.predict(ensemble, x, samples, seed=5)

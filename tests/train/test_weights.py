@@ -6,13 +6,12 @@ import warnings
 
 import pytest
 import torch
-from conftest import Net, toy_model
+from conftest import Net, member_seeds, toy_model
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.data import DataLoader, TensorDataset
 
 import gfo
-from gfo.core.noise import derive
 from gfo.train.weights import Swag, with_weights
 
 X = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
@@ -125,8 +124,8 @@ def test_swag_answers_as_an_ensemble_and_takes_batchnorm_anew():
         gfo.train.reestimate(twin, images, batch=12, seed=4)
         assert all(torch.equal(v, member.state_dict()[n]) for n, v in twin.state_dict().items())
         assert not torch.equal(member.model.bn.running_mean, net.model.bn.running_mean)
-    seeds = [0, derive(0, "member", 1), derive(0, "member", 2)]
-    own = [gfo.predict(n, images, 2, seed=s) for n, s in zip(found.nets, seeds, strict=True)]
+    pairs = zip(found.nets, member_seeds(3), strict=True)
+    own = [gfo.predict(member, images, 2, seed=seed) for member, seed in pairs]
     want = torch.stack(own).mean(0)
     torch.testing.assert_close(gfo.predict(found, images, 6), want, rtol=0, atol=1e-6)
     assert gfo.sample_logits(found, images, 6).shape == (6, 24, 4)
