@@ -20,7 +20,7 @@ from book.tools.check import check_site
 from book.tools.digits import sensible
 from book.tools.execute import execute_all, records
 from book.tools.fold import SET_UP
-from book.tools.sphinx_ext import keep_tagged, plain_text
+from book.tools.sphinx_ext import hold_points, keep_tagged, plain_text
 from book.tools.stage import config, dictionary_page, dress, stage, status_page
 
 TEXT = "<h1 id='top'>Title</h1><p>" + "word " * 30 + "</p>"
@@ -314,6 +314,19 @@ def test_equations_with_a_number_of_their_own_reach_mathjax_unwrapped():
     untouched, kept = document.children
     assert (untouched.astext(), untouched["nowrap"]) == (plain, False)
     assert (kept.astext(), kept["nowrap"]) == (rf"\[{tagged}\]", True)
+
+
+def test_a_formula_stays_on_one_line_with_the_points_around_it():
+    document = utils.new_document("page")
+    document += nodes.paragraph("", "")
+    x, y, z = (nodes.math(name, name) for name in "xyz")
+    for part in (nodes.Text("For each ("), x, nodes.Text("), of "), y, nodes.Text(" and "), z):
+        document[0] += part
+    hold_points(None, document)
+    assert document.astext() == "For each (x), of y and z"
+    (held,) = document.findall(nodes.inline)
+    assert held.astext() == "(x)," and held["classes"] == ["held"]
+    assert [node.astext() for node in document.findall(nodes.math)] == ["x", "y", "z"]
 
 
 def test_google_docstrings_become_lists_of_parameters():
