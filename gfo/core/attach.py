@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from gfo.core.attached import Attached, check_bare, hubs, put_masks
 from gfo.core.batch import kinds
@@ -72,7 +71,7 @@ def check_parts(model: Any, method: Any) -> None:
         raise ValueError(f"model is a {type(model).__name__}, needs to be an nn.Module")
     check_bare(model)
     for name, p in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(p):
+        if nn.parameter.is_lazy(p):
             raise ValueError(f"{name!r} has no shape yet: run the lazy model once before attach")
         if p.is_meta:
             raise ValueError(f"{name!r} is on the meta device: load weights before attach")

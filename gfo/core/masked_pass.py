@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gfo.core.attached import Attached
-from gfo.core.batch import call, repeat_rows, rows, tree_map
+from gfo.core.batch import call, device_of, repeat_rows, rows, tree_map
 from gfo.core.handler import SiteHandler, Source, small_features
 from gfo.core.noise import Noise, draw_noise, generator
 from gfo.core.objectives import SiteTerms, kl_bernoulli, log_bernoulli, total
@@ -151,6 +151,12 @@ def without_gradient(net: Attached, x: Any, y: Tensor | None = None, **how) -> P
     """A masked pass that leaves no mark: no gradient, no BatchNorm buffer moved, modes kept."""
     with net.exclusive(), eval_mode(net):
         return masked_pass(net, x, y, **how)
+
+
+def drawn_pass(net: Attached, x: Any, y: Tensor | None, source: str, *key: Any) -> Pass:
+    """A pass that leaves no mark; its noise comes from `key`, a seed and what it is for."""
+    noise = noise_for(net, rows(x), generator(*key, device=device_of(net)))
+    return without_gradient(net, x, y, noise=noise, source=source)
 
 
 class BatchPass:

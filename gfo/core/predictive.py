@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributions as td
 from torch import Tensor
 
 from gfo.core.attached import Attached
@@ -16,7 +15,7 @@ from gfo.core.likelihood import Likelihood
 from gfo.core.predict import sample_logits
 
 
-class Predictive(td.Distribution):
+class Predictive(torch.distributions.Distribution):
     """p(y | x) ≈ the mean over S masks of p(y | x, z), batch shape (B,).
 
     Of class labels, `mean` and `variance` are those of the one-hot label.

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import matplotlib as mpl
 import pandas as pd
-from cycler import cycler
 
 from gfo.core.files import declared
 
@@ -34,15 +33,10 @@ LABELS = Named(
     {name: label for name, (label, _) in METHODS.items()},
     lambda name: name.replace("-", " ").capitalize(),
 )
+STYLE = declared(__file__, "style.toml") | {"axes.prop_cycle": mpl.cycler(color=PALETTE)}
 
 
 def use_style() -> None:
     """Set the book's defaults of matplotlib's figures and pandas' tables; call once, at the top."""
+    mpl.rcParams.update(STYLE)
     pd.options.display.precision = 4
-    mpl.rc("axes", prop_cycle=cycler(color=PALETTE))
-    mpl.rc("axes.spines", top=False, right=False)
-    mpl.rc("figure", figsize=(6.4, 3.6), dpi=110)
-    mpl.rc("figure.constrained_layout", use=True)
-    mpl.rc("font", size=10)
-    mpl.rc("legend", frameon=False)
-    mpl.rc("savefig", bbox="tight")

@@ -142,8 +142,7 @@ class GFlowOut(Method):
         if self.kind is ARM and self.masks > 1:
             raise ValueError(f"masks is {self.masks}, objective 'arm' takes one")
         if self.anneal:
-            self.seen: torch.Tensor
-            self.register_buffer("seen", torch.zeros(()))  # epochs, kept with the weights
+            self.seen = torch.nn.Buffer(torch.zeros(()))  # epochs, kept with the weights
         self.name = "gflowout-literal" if self.prior_objective == "literal" else "gflowout"
         self.steady = self.e_steps == 1
         self.reads_label = self.label
