@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from gfo.core import attached, batch, bernoulli, files, gaussian, likelihood, predictive
@@ -25,7 +26,7 @@ class Report(NamedTuple):
     table: pd.DataFrame
     curves: dict[str, tuple]
 
-    def figure(self) -> plt.Figure:
+    def figure(self) -> Figure:
         """The reliability diagram.
 
         Of answers that are right or wrong by 15 bins of confidence. Their bars are ± 1/√n, within
@@ -33,7 +34,7 @@ class Report(NamedTuple):
         example are not independent. Of normal y: how many targets lie below each quantile of the
         mixture over masks. Of anything else only the diagonal.
         """
-        with plt.rc_context(plots.STYLE):
+        with plt.style.context(plots.STYLE):
             fig, ax = plt.subplots(figsize=(4.4, 4))
             ax.plot((0, 1), (0, 1), "k:", label="perfectly reliable")
             for name, curve in self.curves.items():
