@@ -61,6 +61,10 @@ class Predictive(torch.distributions.Distribution):
             raise ValueError(f"y has shape {tuple(value.shape)}, needs {tuple(want)} at its end")
         (likelihood, outputs), many = self.parts[0], value.reshape(-1, *self.event_shape)
         likelihood.check(many, len(many), tuple(outputs.shape[2:]))
+        return self.mixture(value)
+
+    def mixture(self, value: Tensor) -> Tensor:
+        """`log_prob` of a y that has been checked, a tensor."""
         each = torch.stack([one.log_prob(value) for one in self.components])
         return each.logsumexp(0) - math.log(len(each))
 

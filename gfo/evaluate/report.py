@@ -83,7 +83,7 @@ def report(
     else:
         columns, curves = _of_numbers(dist, y)
     values, (near, why) = columns["value"], _scores(dist)
-    values["NLL"] = -float(dist.log_prob(y).mean())
+    values["NLL"] = -float(dist.mixture(y).mean())
     values |= {name: why.get(name) or float(near[name].mean()) for name in SETTINGS["means"]}
     if outside is not None:
         far, _ = _scores(predictive.predictive(net, outside, samples, seed=seed))
