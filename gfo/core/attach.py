@@ -7,7 +7,8 @@ from torch import nn
 
 from gfo.core.attached import Attached, check_bare, hubs, put_masks
 from gfo.core.batch import kinds
-from gfo.core.likelihood import Likelihood
+from gfo.core.bernoulli import Bernoulli
+from gfo.core.likelihood import Categorical, Likelihood
 from gfo.core.registry import METHODS
 from gfo.core.sharing import judge
 from gfo.core.sites import find_sites, inspect
@@ -58,7 +59,8 @@ def attach(
     """
     method = METHODS[method]() if isinstance(method, str) else method
     check_parts(model, method)
-    spec = inspect(model, find_sites(model, sites), example, axes or {}, output)
+    logits_read = isinstance(likelihood, Categorical | Bernoulli | None)
+    spec = inspect(model, find_sites(model, sites), example, axes or {}, output, logits_read)
     net = put_masks(model, spec, method, likelihood)
     net.seen.add(kinds(example))
     net.spec = judge(net, example)

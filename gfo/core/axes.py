@@ -25,12 +25,13 @@ class Channels(TorchFunctionMode):
 
     Attributes:
         known: By tensor; () or no entry for one of which nothing is known.
+        maker: By tensor, the name of the function that made it.
         dropped: Inputs and outputs of dropout with p > 0, though it may be in eval mode.
     """
 
     def __init__(self):
         super().__init__()
-        self.known, self.dropped = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
+        self.known, self.maker, self.dropped = (WeakTensorKeyDictionary() for _ in range(3))
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -38,7 +39,7 @@ class Channels(TorchFunctionMode):
         if made := [t for t in leaves(result) if t.dim()]:
             name, given = getattr(func, "__name__", "").strip("_"), leaves([*args, kwargs])
             for t, axes in zip(made, self.axes(func, name, args, kwargs, given, made), strict=True):
-                self.known[t] = axes
+                self.known[t], self.maker[t] = axes, name
             if KINDS["drops"].fullmatch(name):
                 if kwargs.get("p", args[1] if len(args) > 1 else 0.5) > 0:
                     self.dropped.update(dict.fromkeys((*given[:1], *made), True))

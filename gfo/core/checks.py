@@ -44,7 +44,7 @@ def check_x(net: Attached, x: Any) -> Any:
 
     Raises:
         ValueError: Unless x has the tensors of the example, with as many axes, as many rows each,
-            at least one, no NaN or inf, and the network runs on them.
+            at least one, real numbers, no NaN or inf, and the network runs on them.
     """
     x = as_tensors(x)
     parts, shapes = leaves(x), net.spec.shapes
@@ -54,6 +54,8 @@ def check_x(net: Attached, x: Any) -> Any:
     for part, shape in zip(parts, shapes, strict=True):
         if part.is_nested or part.layout != torch.strided:
             raise ValueError("x is sparse or nested: pass x.to_dense(), or pad it")
+        if part.is_complex():
+            raise ValueError("x is complex: pass torch.view_as_real(x), say")
         if part.dim() != len(shape) + 1:
             raise ValueError(f"x has shape {tuple(part.shape)}, the example had (B, *{shape})")
         if len(part) == 0:
