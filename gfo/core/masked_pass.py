@@ -114,12 +114,14 @@ def masked_pass(
             there are masks, else "test" where there is noise, else "mean".
 
     Raises:
-        ValueError: For an unknown source, for one whose masks or noise are missing, and for a
+        ValueError: For an unknown source, for one whose masks, noise or y are missing, and for a
             likelihood that is not one number per row.
     """
     if source is None:
         source = "given" if masks is not None else "mean" if noise is None else "test"
     check_source(source, masks, noise)
+    if source in ("q", "train") and masks is None and y is None and net.method.reads_label:
+        raise ValueError(f"source {source!r} draws from q, which reads y: pass y")
     reads_x = y is not None or net.method.reads_before  # log Z, h_0
     x_read = small_features(net, x) if reads_x else None
     handler = SiteHandler(net, y, masks, noise, source, x_read)
