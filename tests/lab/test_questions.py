@@ -328,7 +328,10 @@ def spoil(folder, what):
     [
         ("missing file", "val2014_questions.json.*|train2014_annotations.json, v2_OpenEnded"),
         ("missing folder", "lacks, under .*: val2014$"),
-        ("truncated", "v2_OpenEnded_mscoco_val2014_questions.json is damaged"),
+        (
+            "truncated",
+            "v2_OpenEnded_mscoco_val2014_questions.json' is damaged, .*: download it anew",
+        ),
         ("wrong key", "has no key 'questions'; it has: question"),
         ("column", "train2014_annotations.json lacks answers"),
         ("no annotation", "question 3 of v2_OpenEnded_mscoco_train2014_questions.json has no"),
