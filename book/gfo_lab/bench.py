@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import scipy
 import torch
@@ -64,7 +63,7 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float
         need = math.ceil(1 - math.log2(1 - level))  # the widest misses with 2 · 2^(−n)
         said = f"{len(values)} values have no {level:.0%} interval of their median"
         raise ValueError(f"{said}: need {need}")
-    return float(np.median(values)), float(low), float(high)
+    return float(pd.Series(values).median()), float(low), float(high)
 
 
 def compare(

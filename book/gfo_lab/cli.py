@@ -17,10 +17,9 @@ from gfo.core.checks import check_whole
 from gfo.core.registry import DATASETS, METHODS
 from gfo_lab import bench, declared, records
 from gfo_lab.experiments import EXPERIMENTS
-from gfo_lab.experiments.job import Experiment
 from gfo_lab.plugins import bring
 from gfo_lab.profiles import PROFILES
-from gfo_lab.run import QUEUES, check_engine, plan, run, run_queue, writable
+from gfo_lab.run import QUEUES, check_engine, plan, run, run_queue, without_record, writable
 from gfo_lab.sweep import FailedRuns, How, scratch_folder
 
 
@@ -66,6 +65,8 @@ def run_command(a: argparse.Namespace) -> None:
         idle = {*"dry_run jobs json force engine scheduler".split(), *own}
     if given := [option for option in sorted(idle) if vars(a)[option] != usual[option]]:
         raise ValueError(f"{a.experiment} takes no --{given[0].replace('_', '-')}")
+    if a.minutes <= 0:
+        raise ValueError(f"minutes is {a.minutes}, needs to be at least 1")
     if a.experiment in QUEUES:
         folders = a.root and Path(a.root).resolve(), what.pop("out").resolve()
         how = How(a.device, *folders, scratch_folder(a.scratch), True, None, tuple(a.imports))
@@ -76,15 +77,18 @@ def run_command(a: argparse.Namespace) -> None:
         try:
             found = run(a.experiment, **what, **how)
         except FailedRuns as error:
-            show(final_table(EXPERIMENTS[a.experiment], error.found), a.json)
+            show(final_table(EXPERIMENTS[a.experiment].columns, error.found), a.json)
             raise
-        return show(final_table(EXPERIMENTS[a.experiment], found), a.json)
+        return show(final_table(EXPERIMENTS[a.experiment].columns, found), a.json)
     check_engine(a.jobs, a.engine, a.scheduler)
-    todo = plan(a.experiment, **what)
+    todo = plan(a.experiment, **what, force=a.force)
     left = pd.DataFrame(todo.missing, columns=["dataset", "method", "seed", "profile"])
+    new = without_record(todo.grid, todo.out)
+    if a.force:
+        left["record"] = ["new" if run in new else "overwritten" for run in todo.missing]
     if a.json:
         return show(left, True)
-    print(f"{len(todo.missing)} of {len(todo.grid)} runs have no record under {todo.out}")
+    print(f"{len(new)} of {len(todo.grid)} runs have no record under {todo.out}")
     if todo.missing:
         print(left.to_string(index=False, header=False))
         if known := len(todo.missing) - todo.unknown:
@@ -94,9 +98,9 @@ def run_command(a: argparse.Namespace) -> None:
             print(f"{todo.unknown} have no like on record: how long they take is not known")
 
 
-def final_table(experiment: Experiment, found: pd.DataFrame) -> pd.DataFrame:
-    """Method, seed, the experiment's own columns as far as they are numbers, and wall time."""
-    columns = ["method", "seed", *experiment.columns, "wall_s"]
+def final_table(columns: Sequence[str], found: pd.DataFrame) -> pd.DataFrame:
+    """Method, seed, an experiment's own `columns` as far as they are numbers, and wall time."""
+    columns = ["method", "seed", *columns, "wall_s"]
     plain = [c for c in columns if c in found and not found[c].map(type).isin([list, dict]).any()]
     return found[plain]
 
@@ -116,7 +120,7 @@ def table_command(a: argparse.Namespace) -> None:
         show(found, a.json)
     else:
         about = found[["dataset", "profile", "config_hash"]]
-        show(pd.concat([about, final_table(task, found)], axis=1), False)
+        show(pd.concat([about, final_table(task.columns, found)], axis=1), False)
 
 
 def audit_command(a: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """What `gfo_lab.bench` compares: plain dropout in an ordinary torch loop, and each method as
 `gfo.fit` trains it and `gfo.predict` asks it; and what can be counted of them without a clock."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pkgutil import resolve_name
@@ -67,7 +66,7 @@ class Setting(NamedTuple):
             return thing.to(self.device, memory_format=torch.channels_last)
         return thing.to(self.device)
 
-    def cast(self) -> contextlib.AbstractContextManager:
+    def cast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 

@@ -1,20 +1,14 @@
 """What a config names, as `gfo.fit` and `gfo.attach` take it."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 
-from gfo.core.attach import attach
-from gfo.core.attached import Attached
+import gfo
 from gfo.core.batch import pick_device
 from gfo.core.noise import derive
 from gfo.core.registry import Registry
-from gfo.data.splits import Splits
-from gfo.data.transforms import crop_flip
-from gfo.methods import create
-from gfo.models import arguments, build
 from gfo.train.optim import adam
 from gfo_lab.fast_net import whiten
 
@@ -24,10 +18,10 @@ sgd = partial(torch.optim.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)
 OPTIMIZERS = Registry("optimizer", {"adam": adam, "sgd": sgd})
 
 
-AUGMENTS = Registry("augmentation", {"none": None, "crop-flip": crop_flip})
+AUGMENTS = Registry("augmentation", {"none": None, "crop-flip": gfo.data.crop_flip})
 
 
-def recipe(config: Mapping[str, Any], device: str | torch.device) -> dict[str, Any]:
+def recipe(config: dict[str, Any], device: str | torch.device) -> dict[str, Any]:
     """Keyword arguments of `fit` for what a config names.
 
     Args:
@@ -57,14 +51,15 @@ def computes_bf16(device: str | torch.device) -> bool:
 
 
 def make_net(
-    splits: Splits, method: str, seed: int, config: dict[str, Any], likelihood: Any = None
-) -> Attached:
+    splits: gfo.data.Splits, method: str, seed: int, config: dict[str, Any], likelihood: Any = None
+) -> gfo.Attached:
     """A fresh network; the backbone's first weights depend on the seed alone, not on the method."""
     torch.manual_seed(derive(seed, "init"))
-    model, sites = build(config["model"], classes=splits.classes, **arguments(config))
+    sizes = gfo.models.arguments(config)
+    model, sites = gfo.models.build(config["model"], classes=splits.classes, **sizes)
     if config["model"] == "cifar-fast":
         whiten(model, splits.train[0][:2000])
     if config.get("channels_last"):
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # it exists
-    sites, made = config.get("sites", sites), create(method, **config["method"])
-    return attach(model, sites, made, splits.train[0][:2], likelihood=likelihood)
+    sites, made = config.get("sites", sites), gfo.methods.create(method, **config["method"])
+    return gfo.attach(model, sites, made, splits.train[0][:2], likelihood=likelihood)

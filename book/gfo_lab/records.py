@@ -43,15 +43,12 @@ IDENTITY = ("experiment", "dataset", "method", "seed", "profile", "config_hash")
 def rounded(value: Any) -> Any:
     """Numbers to six digits behind the point, below a thousandth to four that count, so that
     records stay small; plain JSON types."""
-    if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(part) for part in value]
-    if isinstance(value, np.bool_ | np.integer):
-        return value.item()
-    if isinstance(value, float | np.floating):
-        return float(f"{value:.4g}" if 0 < abs(value) < 1e-3 else f"{value:.6f}")
-    return value
+
+    def few(digits: str) -> float:
+        number = float(digits)
+        return float(f"{number:.4g}" if 0 < abs(number) < 1e-3 else f"{number:.6f}")
+
+    return json.loads(json.dumps(value, default=np.generic.item), parse_float=few)
 
 
 def config_hash(config: dict[str, Any]) -> str:
@@ -223,10 +220,10 @@ def provenance() -> dict[str, Any]:
     """Versions, commit, the git trees of both packages and whether they had uncommitted changes, as
     they were when first asked: a sweep asks at its start."""
     status = _git("status", "--porcelain", "--", str(LIBRARY), str(LAB))
-    if status is None:
-        warnings.warn("no git checkout: the record will not name its source", stacklevel=2)
     trees = {"commit": "HEAD", "gfo_tree": "HEAD:gfo", "lab_tree": "HEAD:book/gfo_lab"}
     told = {name: _git("rev-parse", tree) for name, tree in trees.items()}
+    if None in (status, *told.values()):
+        warnings.warn("no git checkout or answer: records will not name their source", stacklevel=2)
     dirty = None if status is None else bool(status)
     return {"torch": torch.__version__, "gfo": gfo.__version__, **told, "dirty": dirty}
 

@@ -1,10 +1,11 @@
 """Run what an experiment lacks, save each finished run at once."""
 
-import shutil
+import shlex
+import tarfile
 import time
 from collections.abc import Sequence
 from functools import partial
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +21,8 @@ from gfo.core.registry import DATASETS, Registry
 from gfo.methods import create
 from gfo.train.checkpoint import check_writable
 from gfo_lab import declared, records
-from gfo_lab.experiments import EXPERIMENTS
-from gfo_lab.experiments.job import Experiment
+from gfo_lab.experiments.job import EXPERIMENTS, Experiment
+from gfo_lab.experiments.search import NotTuned
 from gfo_lab.plugins import bring
 from gfo_lab.profiles import budget
 from gfo_lab.sweep import ENGINES, FailedRuns, How, Unfinished, one, run_name, scratch_folder
@@ -33,8 +34,8 @@ QUEUES = Registry("queue", declared(__file__, "queues.toml"))
 
 class Plan(NamedTuple):
     """What a call of `run` would do. grid: the identity of every run. missing: those without a
-    record. seconds: what the missing ones took on record elsewhere, as far as known. unknown: runs
-    whose like is not on record."""
+    record, all under `force`. seconds: what the missing ones took on record elsewhere, as far as
+    known. unknown: runs whose like is not on record."""
 
     grid: list[dict]
     out: Path
@@ -76,17 +77,15 @@ def run(
     pick_device(device)
     check_engine(jobs, engine, scheduler)
     bring(imports)
-    todo = plan(experiment, methods, dataset, seeds, profile, out)
+    todo = plan(experiment, methods, dataset, seeds, profile, out, force)
     many = engine == "dask" or jobs > 1
-    how = How(
-        device, Path(root).resolve() if root else None, todo.out, scratch_folder(scratch),
-        progress and not many, 1 if many else None, tuple(imports),
-    )  # fmt: skip
+    folders = Path(root).resolve() if root else None, todo.out, scratch_folder(scratch)
+    how = How(device, *folders, progress and not many, 1 if many else None, tuple(imports))
     writable(todo.out / experiment), writable(how.scratch)
     tidy(how, experiment)
     work = partial(rounds, how=how, crew=(jobs, engine, scheduler), progress=progress)
     # First what nobody has claimed; then wait for the others, and take over what they leave.
-    first = work(todo.grid if force else todo.missing, force=force, wait=False)
+    first = work(todo.missing, force=force, wait=False)
     failed, claimed = [run for run in first if run.why], [run for run in first if not run.why]
     tried = [run.identity for run in first]
     left = [i for i in without_record(todo.grid, todo.out) if i not in tried]
@@ -100,7 +99,8 @@ def run_queue(queue: str, minutes: float, how: How, **asked: Any) -> None:
 
     Each is saved when it is finished, and all records put into an archive beside their folder. None
     begins once less time is left than the longest has taken so far. Two commands side by side share
-    a queue; the same command goes on.
+    a queue; the same command goes on. What fails, or waits for a search that has, holds up nothing
+    else.
 
     Args:
         queue: Its name.
@@ -109,24 +109,64 @@ def run_queue(queue: str, minutes: float, how: How, **asked: Any) -> None:
         asked: methods, dataset, seeds and profile, for what an entry leaves open.
 
     Raises:
-        FailedRuns: At the end, where runs failed; it names each, with the reason.
+        FailedRuns: At the end, where runs failed, or wait for a search; it names each, with the
+            reason and the command that does it again.
     """
-    started, longest, ended = time.monotonic(), 0.0, []
-    pack = partial(shutil.make_archive, format="gztar", root_dir=how.out)
-    for entry in takewhile(lambda _: time.monotonic() - started < 60 * minutes, QUEUES[queue]):
+    started, longest, ended, waiting = time.monotonic(), 0.0, [], []
+
+    def in_time(_: Any) -> bool:
+        return time.monotonic() - started + longest < 60 * minutes
+
+    for entry in takewhile(in_time, QUEUES[queue]):
         writable(how.out / entry["experiment"])
-        for identity in plan(**asked | entry, out=how.out).missing:
+        tidy(how, entry["experiment"])
+        runs, untuned = ready(how.out, **asked | entry)
+        waiting += untuned
+        for identity in takewhile(in_time, runs):
             begun = time.monotonic()
-            if begun - started + longest < 60 * minutes:
-                lost = one(identity, how, False, False)
-                longest = max(longest, took := time.monotonic() - begun)
-                ended.append(lost)
-                why = lost.why or "another process has it" if lost else "done"
-                print(f"{run_name(identity)}: {why}, {took:.0f} s", flush=True)
-                # whole, though another process on this queue may be writing it too
-                write_atomically(f"{how.out}.tar.gz", lambda p: shutil.move(pack(str(p)), p))
-    if failed := [lost for lost in ended if lost and lost.why]:
-        raise FailedRuns(failed, pd.DataFrame(index=range(ended.count(None))))
+            lost = one(identity, how, False, False)
+            longest = max(longest, took := time.monotonic() - begun)
+            ended.append(lost)
+            why = lost.why or "another process has it" if lost else "done"
+            print(f"{run_name(identity)}: {why}, {took:.0f} s", flush=True)
+            write_atomically(f"{how.out}.tar.gz", partial(pack, how.out))
+    failed = [lost._replace(why=again(lost, how)) for lost in ended if lost and lost.why]
+    if failed or waiting:
+        raise FailedRuns(failed, pd.DataFrame(index=range(ended.count(None))), waiting)
+
+
+def ready(
+    out: Path, methods: Sequence[str] | None = None, **what: Any
+) -> tuple[list[dict], list[str]]:
+    """The runs of a queue's entry that have no record, and a line for each of its methods that has
+    to wait, since the search that chooses its configuration is not complete."""
+    try:
+        return plan(methods=methods, out=out, **what).missing, []
+    except NotTuned as error:
+        names = methods or EXPERIMENTS[what["experiment"]].methods
+        if len(names) == 1:
+            return [], [f"{what['experiment']} --profile {what['profile']} waits: {error}"]
+    each = [ready(out, [name], **what) for name in names]
+    runs, lines = (list(chain(*part)) for part in zip(*each, strict=True))
+    return sorted(runs, key=lambda run: run["seed"]), lines
+
+
+def again(lost: Unfinished, how: How) -> str:
+    """Why a run failed, and the command that does it again, from its checkpoint on."""
+    told = {name: lost.identity[name] for name in ("dataset", "method", "seed", "profile")}
+    told |= {name: getattr(how, name) for name in ("device", "root", "out", "scratch")}
+    words = [f"--{name}={value}" for name, value in told.items() if value is not None]
+    words += ["--import", *how.imports] if how.imports else []
+    command = shlex.join(["python", "-m", "gfo_lab", "run", lost.identity["experiment"], *words])
+    return f"{lost.why}; again: {command}"
+
+
+def pack(out: Path, archive: Path) -> None:
+    """Put all records under `out` into a .tar.gz: nothing else, since what another process has not
+    finished to write may vanish meanwhile."""
+    with tarfile.open(archive, "w:gz") as file:
+        for path in sorted(out.glob("*/*.json")):
+            file.add(path, path.relative_to(out))
 
 
 def rounds(
@@ -149,9 +189,8 @@ def recorded(todo: Plan, failed: list[Unfinished]) -> pd.DataFrame:
     """The records of all runs; FailedRuns where some failed, or their records cannot be read."""
     rows, tried = [], [run.identity for run in failed]
     for identity in (each for each in todo.grid if each not in tried):
-        path = records.path_of(**identity, out=todo.out)
         try:
-            rows.append(records.read_one(path))
+            rows.append(records.read_one(records.path_of(**identity, out=todo.out)))
         except (ValueError, OSError) as error:
             failed.append(Unfinished(identity, str(error)))
     if failed:
@@ -162,11 +201,13 @@ def recorded(todo: Plan, failed: list[Unfinished]) -> pd.DataFrame:
 def plan(
     experiment: str, methods: Sequence[str] | None = None, dataset: str | None = None,
     seeds: Sequence[int] | None = None, profile: str = "full", out: str | Path | None = None,
+    force: bool = False,
 ) -> Plan:  # fmt: skip
     """What `run` would do with the same arguments; nothing is run or written.
 
     Raises:
-        ValueError: For a name that is not known, or a combination that makes no sense.
+        ValueError: For a name that is not known, or a combination that makes no sense; `NotTuned`,
+            which is one, where a search that chooses a configuration is not complete.
     """
     task, work = EXPERIMENTS[experiment], budget(profile)
     named, methods = bool(methods), [*dict.fromkeys(methods or task.methods)]  # twice is once
@@ -181,7 +222,7 @@ def plan(
     if idle := [m for m in methods if not own[m] and named]:
         raise ValueError(f"{idle[0]} {task.without}: {', '.join(task.methods)}")
     grid = [what | dict(method=m, seed=s, config=c) for s in seeds for m in methods for c in own[m]]
-    missing = without_record(grid, out)
+    missing = grid if force else without_record(grid, out)
     try:
         known = records.read(experiment, dataset=dataset, profile=profile)
     except ValueError:  # a damaged record elsewhere costs no more than the estimate
@@ -214,8 +255,7 @@ def data_set(task: Experiment, asked: str | None, usual: str) -> str:
 
 def check_engine(jobs: int, engine: str, scheduler: str | None) -> None:
     """ValueError for a way of running that there is not."""
-    if jobs < 1:
-        raise ValueError(f"jobs is {jobs}, needs to be at least 1")
+    check_whole("jobs", jobs, 1)
     if engine not in ENGINES:
         raise ValueError(f"engine is {engine!r}, needs to be one of {', '.join(ENGINES)}")
     if scheduler and engine != "dask":

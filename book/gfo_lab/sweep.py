@@ -5,6 +5,7 @@ import math
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
-import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
@@ -20,8 +20,7 @@ from filelock import FileLock, Timeout
 from gfo.core.batch import pick_device
 from gfo.data.splits import data_root
 from gfo_lab import records
-from gfo_lab.experiments import EXPERIMENTS
-from gfo_lab.experiments.job import Job
+from gfo_lab.experiments.job import EXPERIMENTS, Job
 from gfo_lab.json_files import read_json, write_json
 from gfo_lab.plugins import bring, optional
 
@@ -55,16 +54,17 @@ class Unfinished(NamedTuple):
 
 
 class FailedRuns(RuntimeError):
-    """Runs of a sweep that failed, a line each; `found` are the records of the others."""
+    """Runs of a sweep that failed, a line each, and behind them `waiting`, lines on what could not
+    begin; `found` are the records of the others."""
 
-    def __init__(self, failed: Sequence[Unfinished], found: pd.DataFrame):
+    def __init__(self, failed: Sequence[Unfinished], found: pd.DataFrame, waiting: Sequence = ()):
         lines = [f"{run_name(u.identity)} failed: {u.why}" for u in failed]
         head = [f"{len(lines)} of {len(lines) + len(found)} runs failed; the others are on record"]
-        super().__init__("\n".join(head * (len(lines) > 1) + lines))
-        self.failed, self.found = list(failed), found
+        super().__init__("\n".join([*head * (len(lines) > 1), *lines, *dict.fromkeys(waiting)]))
+        self.failed, self.found, self.waiting = list(failed), found, list(waiting)
 
     def __reduce__(self):
-        return FailedRuns, (self.failed, self.found)
+        return FailedRuns, (self.failed, self.found, self.waiting)
 
 
 def run_name(identity: dict) -> str:
@@ -131,12 +131,19 @@ def claimed(lock: Path, patience: float) -> Iterator[None]:
 
 
 def tidy(how: How, experiment: str) -> None:
-    """Remove what killed runs have left: locks that nobody holds, half-written files."""
+    """Remove what killed runs have left: locks that nobody holds, half-written files, and the
+    checkpoints of runs on record, which were killed before they had removed them."""
     for lock in how.scratch.glob("*.lock"):
         with suppress(Timeout, OSError):
             if time.time() - lock.stat().st_mtime >= PATIENCE:  # not one that is just being taken
                 with claimed(lock, 0):
                     pass
+    for kept in how.scratch.glob("*.seconds"):
+        # damaged, or of a version that did not say where the record goes: let it be
+        with suppress(Timeout, OSError, ValueError, KeyError, TypeError):
+            if Path(read_json(kept)["record"]).exists():
+                with claimed(kept.with_name(kept.stem.rpartition(".")[0] + ".lock"), 0):
+                    remove(how.scratch, f"{kept.stem}.*")
     for folder in (how.scratch, how.out / experiment):
         remove(folder, ".*.tmp", older=STALE)
 
@@ -163,37 +170,44 @@ def measure(identity: dict, how: How, checkpoint: Path) -> None:
     beside the checkpoint, of a killed one up to what it last wrote."""
     what = (identity[k] for k in ("dataset", "method", "seed", "config"))
     job = Job(*what, how.root, how.device, checkpoint, how.progress)
-    kept = checkpoint.with_suffix(".seconds")
-    before, started, begun = seconds_before(checkpoint, kept), time.perf_counter(), time.time()
-    write_json(kept, {"before": before, "begun": begun})
+    kept, record = checkpoint.with_suffix(".seconds"), records.path_of(**identity, out=how.out)
+    before, started = seconds_before(checkpoint, kept), time.perf_counter()
+    about = {"before": before, "begun": time.time(), "record": str(record)}
+    write_json(kept, about)
     try:
-        metrics = EXPERIMENTS[identity["experiment"]].run(job)
+        metrics = records.rounded(EXPERIMENTS[identity["experiment"]].run(job))
         if lost := not_finite(metrics):
             raise ValueError(f"{', '.join(lost[:3])} came out as no finite number: nothing saved")
         ran = dict(device=pick_device(how.device), wall_s=before + time.perf_counter() - started)
         records.write(**identity, metrics=metrics, **ran, out=how.out)
     finally:
-        with suppress(OSError):  # what the run says matters more
-            write_json(kept, {"before": before, "begun": begun, "ended": time.time()})
+        with suppress(ValueError):  # of a full disk: what the run says matters more
+            write_json(kept, about | {"ended": time.time()})
 
 
 def seconds_before(checkpoint: Path, kept: Path) -> float:
-    """Wall time of the earlier attempts whose work a checkpoint holds."""
+    """Wall time of the earlier attempts whose work a checkpoint holds; 0, with a warning, where the
+    file that kept it is damaged or gone."""
     saved = [p for p in checkpoint.parent.glob(f"{checkpoint.stem}.*") if p != kept]
-    if not saved or not kept.exists():
+    if not saved:
         return 0.0
-    about = read_json(kept)
-    ended = about.get("ended", max(path.stat().st_mtime for path in saved))
-    return about["before"] + max(0.0, ended - about["begun"])
+    try:
+        about = read_json(kept)
+        ended = about.get("ended", max(path.stat().st_mtime for path in saved))
+        return about["before"] + max(0.0, ended - about["begun"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        said = f"{str(kept)!r} is damaged or gone: wall_s will count from the checkpoint on"
+        warnings.warn(said, stacklevel=2)
+        return 0.0
 
 
 def not_finite(value: Any, name: str = "") -> list[str]:
     """Names of the metrics that are NaN or infinite, or hold such a number."""
     if isinstance(value, dict):
         return [lost for k, v in value.items() for lost in not_finite(v, f"{name}.{k}".strip("."))]
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return sorted({lost for part in value for lost in not_finite(part, name)})
-    return [name] if isinstance(value, float | np.floating) and not math.isfinite(value) else []
+    return [name] if isinstance(value, float) and not math.isfinite(value) else []
 
 
 def spread(calls: Sequence, jobs: int, engine: str, scheduler: str | None) -> Iterator:

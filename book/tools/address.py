@@ -51,7 +51,10 @@ def set_address(url: str, root: Path = toc.ROOT) -> None:
     path = root / "_config.yml"
     text = path.read_text(encoding="utf-8")
     old = yaml.safe_load(text)["repository"]["url"]
-    put(path, text.replace(f'  url: "{old}"', f'  url: "{url}"', 1))
+    text = text.replace(f'  url: "{old}"', f'  url: "{url}"', 1)
+    if yaml.safe_load(text)["repository"]["url"] != url:
+        raise ValueError(f'{path.name} has no line `  url: "{old}"`, two spaces and two quotes')
+    put(path, text)
     for chapter in sorted((root / "book").glob("*.ipynb")):
         notebook = nbformat.read(chapter, as_version=4)
         next(c for c in notebook.cells if c.cell_type == "code").source = install_cell(root)
@@ -64,4 +67,6 @@ def put(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    set_address(*sys.argv[1:])
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m book.tools.address URL")
+    set_address(sys.argv[1])

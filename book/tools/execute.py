@@ -29,11 +29,11 @@ KERNEL_ENV = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_P
 
 def shared_inputs(root: Path) -> str:
     """Hash of all that every chapter may read: both packages, records, tables, versions, and the
-    one tool that a chapter imports."""
+    one tool that a chapter imports, with what that imports."""
     digest = hashlib.sha256(f"{platform.python_version()} {version('torch')}".encode())
     for folder in ("gfo", "book/gfo_lab", "book/results"):
         hash_tree(root / folder, digest)
-    for file in ("constraints.txt", "book/tools/rooms.py"):
+    for file in ("constraints.txt", "book/tools/rooms.py", "book/tools/toc.py"):
         digest.update((root / file).read_bytes())
     return digest.hexdigest()
 
@@ -74,8 +74,11 @@ def execute_all(notebooks: list[Path], root: Path, kept: Path, jobs: int = 2) ->
 
 def is_kept(notebook: Path, key: str, kept: Path) -> bool:
     """Whether an executed copy made from the same inputs lies in `kept`."""
-    record = kept / f"{notebook.stem}.json"
-    return record.exists() and json.loads(record.read_text(encoding="utf-8"))["key"] == key
+    try:
+        record = json.loads((kept / f"{notebook.stem}.json").read_text(encoding="utf-8"))
+        return record["key"] == key and (kept / f"{notebook.stem}.ipynb").exists()
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: run it again
+        return False
 
 
 def execute(path: Path, key: str, kept: Path) -> dict:
@@ -100,9 +103,16 @@ def execute(path: Path, key: str, kept: Path) -> dict:
     }
     # The record goes first and comes last: without it the copy does not count as kept.
     (kept / f"{path.stem}.json").unlink(missing_ok=True)
-    nbformat.write(notebook, kept / f"{path.stem}.ipynb")
-    (kept / f"{path.stem}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    put(kept / f"{path.stem}.ipynb", nbformat.writes(notebook) + "\n")
+    put(kept / f"{path.stem}.json", json.dumps(record, indent=1) + "\n")
     return record
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file whole or not at all. `gfo.core.files` does too, but takes seconds to import."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 @cache

@@ -16,8 +16,7 @@ from gfo.audit.exact_audit import truth
 from gfo.core.attached import Attached
 from gfo.core.batch import device_of, repeat_rows, row_slice, rows, to_device
 from gfo.core.likelihood import Categorical
-from gfo.core.masked_pass import noise_for, without_gradient
-from gfo.core.noise import generator
+from gfo.core.masked_pass import drawn_pass, without_gradient
 from gfo.core.objectives import log_bernoulli, total
 from gfo.core.policies import FixedPolicy
 from gfo.core.predict import predict
@@ -140,8 +139,7 @@ def leaky_predict(net: Attached, x: Any, y: Tensor, samples: int = 20, seed: int
     """
     probs, (x, y) = [], to_device((x, y), device_of(net))
     for index in range(samples):
-        noise = noise_for(net, len(y), generator(seed, "leak", index, device=device_of(net)))
-        out = without_gradient(net, x, y, noise=noise, source="q")
+        out = drawn_pass(net, x, y, "q", seed, "leak", index)
         probs.append(net.likelihood.expected(out.logits))
     return total(probs) / samples
 

@@ -57,5 +57,4 @@ def states(hidden: Sequence[int]) -> Tensor:
 
 def shares(log_q: Tensor, hidden: Sequence[int]) -> Tensor:
     """The mass of a q (P, 2^M) on each of `STATES`, (P, 4); at y = 1 the modes are 1 and 2."""
-    masks = nn.functional.one_hot(states(hidden), len(STATES))
-    return log_q.exp() @ masks.to(log_q)
+    return log_q.exp() @ nn.functional.one_hot(states(hidden), len(STATES)).to(log_q)

@@ -49,10 +49,15 @@ def toy(hidden: Sequence[int] = (5, 5), *, points: int = 40, seed: int = 0) -> T
         hidden: Widths of the hidden layers.
         points: How many of its training examples to look at.
         seed: Of the training and the choice of points.
+
+    Raises:
+        ValueError: For no point, and for more than there are.
     """
     torch.manual_seed(derive(seed, "toy"))
     model, sites = mlp(inputs=4, classes=3, hidden=hidden)
     x, y = iris()
+    if not 0 < points <= len(y):
+        raise ValueError(f"points is {points}, iris has 1 to {len(y)} of them")
     with attach(model, sites, RandomDropout(keep=0.5), x[:2]) as net:
         rate = {"backbone": 0.01}
         fit(net, (x, y), epochs=200, batch=32, lr=rate, seed=seed, device="cpu", progress=False)

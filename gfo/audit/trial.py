@@ -2,13 +2,11 @@
 
 import copy
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import joblib
 import pandas as pd
 import torch
-from torch import Tensor
 
 from gfo.audit import exact, toys
 from gfo.audit.exact_audit import audit_masks, figures, truth
@@ -43,9 +41,9 @@ def cases(objectives: str = "default") -> list[tuple[str, str, str, Method]]:
     names = {"default": ["tb"], "all": list(OBJECTIVES)}.get(objectives)
     if names is None:
         raise ValueError(f"objectives is {objectives!r}, needs to be 'default' or 'all'")
-    make = partial(GFlowOut, prior=0.5, masks=16)
+    fixed: Any = dict(prior=0.5, masks=16)
     found: list[tuple[str, str, str, Method]] = [
-        (policy, name, sampling, make(objective=name, policy=policy, **how))
+        (policy, name, sampling, GFlowOut(objective=name, policy=policy, **fixed | how))
         for name in names
         for policy in ("layerwise", "unitwise")
         for sampling, how in SAMPLING.items()
@@ -58,7 +56,7 @@ def cases(objectives: str = "default") -> list[tuple[str, str, str, Method]]:
 
 
 def train_masks(
-    net: Attached, x: Any, y: Tensor, *, steps: int = 1500, lr: float = 0.01, seed: int = 0
+    net: Attached, x: Any, y: torch.Tensor, *, steps: int = 1500, lr: float = 0.01, seed: int = 0
 ) -> None:
     """Train the masks of a frozen network on fixed points.
 
@@ -77,7 +75,7 @@ def train_masks(
     rates = {"masks": lr, "log_z": 0.03}
     groups = [dict(params=p, lr=rates[name]) for name, p in net.method.param_groups().items()]
 
-    def loss(step: int) -> Tensor:
+    def loss(step: int) -> torch.Tensor:
         return net.method.loss(BatchPass(net, x, y, (seed, "audit", step)), len(y)).total
 
     if groups:

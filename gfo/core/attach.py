@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from gfo.core.attached import Attached, check_bare, hubs, put_masks
 from gfo.core.batch import kinds
-from gfo.core.likelihood import Likelihood
+from gfo.core.bernoulli import Bernoulli
+from gfo.core.likelihood import Categorical, Likelihood
 from gfo.core.registry import METHODS
 from gfo.core.sharing import judge
 from gfo.core.sites import find_sites, inspect
@@ -59,7 +59,8 @@ def attach(
     """
     method = METHODS[method]() if isinstance(method, str) else method
     check_parts(model, method)
-    spec = inspect(model, find_sites(model, sites), example, axes or {}, output)
+    logits_read = isinstance(likelihood, Categorical | Bernoulli | None)
+    spec = inspect(model, find_sites(model, sites), example, axes or {}, output, logits_read)
     net = put_masks(model, spec, method, likelihood)
     net.seen.add(kinds(example))
     net.spec = judge(net, example)
@@ -72,7 +73,7 @@ def check_parts(model: Any, method: Any) -> None:
         raise ValueError(f"model is a {type(model).__name__}, needs to be an nn.Module")
     check_bare(model)
     for name, p in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(p):
+        if nn.parameter.is_lazy(p):
             raise ValueError(f"{name!r} has no shape yet: run the lazy model once before attach")
         if p.is_meta:
             raise ValueError(f"{name!r} is on the meta device: load weights before attach")

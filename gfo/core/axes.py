@@ -4,10 +4,8 @@ import contextlib
 import math
 import re
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -27,12 +25,13 @@ class Channels(TorchFunctionMode):
 
     Attributes:
         known: By tensor; () or no entry for one of which nothing is known.
+        maker: By tensor, the name of the function that made it.
         dropped: Inputs and outputs of dropout with p > 0, though it may be in eval mode.
     """
 
     def __init__(self):
         super().__init__()
-        self.known, self.dropped = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
+        self.known, self.maker, self.dropped = (WeakTensorKeyDictionary() for _ in range(3))
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -40,7 +39,7 @@ class Channels(TorchFunctionMode):
         if made := [t for t in leaves(result) if t.dim()]:
             name, given = getattr(func, "__name__", "").strip("_"), leaves([*args, kwargs])
             for t, axes in zip(made, self.axes(func, name, args, kwargs, given, made), strict=True):
-                self.known[t] = axes
+                self.known[t], self.maker[t] = axes, name
             if KINDS["drops"].fullmatch(name):
                 if kwargs.get("p", args[1] if len(args) > 1 else 0.5) > 0:
                     self.dropped.update(dict.fromkeys((*given[:1], *made), True))
@@ -64,14 +63,14 @@ class Channels(TorchFunctionMode):
         if "second" in kinds:
             return [(min(1, t.dim() - 1),) for t in made]
         if "moves" in kinds:
-            axes = self.known.get(args[0]) if args and isinstance(args[0], Tensor) else None
+            axes = self.known.get(args[0]) if args and isinstance(args[0], torch.Tensor) else None
             found = tried(func, args, kwargs, axes) if axes else []
             return found if len(found) == len(made) else [()] * len(made)
         default = (1,) if "second_if_unknown" in kinds else ()
         return [next((self.known[t] for t in known if t.dim() == m.dim()), default) for m in made]
 
 
-def tried(func: Callable, args: Any, kwargs: dict, axes: Axes) -> list[Axes]:
+def tried(func: Callable, args: tuple, kwargs: dict, axes: Axes) -> list[Axes]:
     """Where `func` moves channels that lie on `axes` of its first argument.
 
     A number per channel, put in its place, goes along. Empty where that cannot be tried.
@@ -85,7 +84,7 @@ def tried(func: Callable, args: Any, kwargs: dict, axes: Axes) -> list[Axes]:
     return []
 
 
-def usual_letters(h: Tensor, axes: Axes) -> str | None:
+def usual_letters(h: torch.Tensor, axes: Axes) -> str | None:
     """Letters for an activation of 2 to 5 axes, batch first, whose channels lie on `axes`.
 
     Three axes are tokens where the channels are last; where they are not, and for more, one mask

@@ -1,11 +1,12 @@
 """Inputs that come in batches: read from a loader, checked, and put into blocks."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch.utils import data
 
 from gfo.core.attached import Attached
 from gfo.core.batch import as_tensors, from_mapping, leaves, row_slice, rows, tree_map
@@ -13,20 +14,35 @@ from gfo.core.batch import as_tensors, from_mapping, leaves, row_slice, rows, tr
 # Inputs per block: noise is drawn block by block, so that it cannot depend on chunking. Fewer
 # where the noise of a block would pass these bytes.
 ROWS, NOISE = 256, 2**30
+READ_TWICE = 1000  # rows, or batches, by which two orders are told apart
 
 
 def is_loader(x: Any) -> bool:
     """Whether x is an iterable of batches, not a batch; ValueError for a loader that shuffles."""
-    # RandomSampler, its kin and its heirs; DistributedSampler where it shuffles
-    if any("Random" in str(type(s).mro()) or getattr(s, "shuffle", 0) is True for s in samplers(x)):
+    if any(map(shuffles, samplers(x))):
         raise ValueError("the loader shuffles, so that no row of an answer is known: shuffle=False")
-    batch = Tensor | np.ndarray | Mapping | tuple | list | str
+    if getattr(x, "in_order", True) is False:
+        raise ValueError("the loader gives batches as they get ready: in_order=True")
+    batch = torch.Tensor | np.ndarray | Mapping | tuple | list | str
     return not isinstance(x, batch) and hasattr(x, "__iter__")
 
 
 def samplers(loader: Any) -> list[Any]:
     """What orders a DataLoader's rows, be it by way of its batches; None for none."""
-    return [getattr(p, "sampler", None) for p in (loader, getattr(loader, "batch_sampler", None))]
+    batches = getattr(loader, "batch_sampler", None)
+    return [getattr(loader, "sampler", None), getattr(batches, "sampler", None), batches]
+
+
+def shuffles(sampler: Any) -> bool:
+    """Whether rows come in an order that is drawn: by a sampler of torch or its heir, by one that
+    says so, as `DistributedSampler` does, or by one that has another order when read again."""
+    drawn = data.RandomSampler | data.SubsetRandomSampler | data.WeightedRandomSampler
+    known = isinstance(sampler, drawn) or getattr(sampler, "shuffle", False) is True
+    # what torch makes batches by has the order of its own sampler
+    if known or not isinstance(sampler, data.Sampler) or type(sampler) is data.BatchSampler:
+        return known
+    one, again = (list(map(str, islice(sampler, READ_TWICE))) for _ in range(2))
+    return one != again
 
 
 def inputs(net: Attached, item: Any) -> tuple[Any, Sequence]:

@@ -10,8 +10,7 @@ from torch import Tensor
 from gfo.core.attached import Attached
 from gfo.core.batch import as_tensors, device_of, kinds, leaves, rows, tree_map
 from gfo.core.ensemble import Ensemble
-from gfo.core.masked_pass import noise_for, without_gradient
-from gfo.core.noise import generator
+from gfo.core.masked_pass import drawn_pass
 
 
 def check_net(net: Any) -> None:
@@ -45,7 +44,7 @@ def check_x(net: Attached, x: Any) -> Any:
 
     Raises:
         ValueError: Unless x has the tensors of the example, with as many axes, as many rows each,
-            at least one, no NaN or inf, and the network runs on them.
+            at least one, real numbers, no NaN or inf, and the network runs on them.
     """
     x = as_tensors(x)
     parts, shapes = leaves(x), net.spec.shapes
@@ -55,6 +54,8 @@ def check_x(net: Attached, x: Any) -> Any:
     for part, shape in zip(parts, shapes, strict=True):
         if part.is_nested or part.layout != torch.strided:
             raise ValueError("x is sparse or nested: pass x.to_dense(), or pad it")
+        if part.is_complex():
+            raise ValueError("x is complex: pass torch.view_as_real(x), say")
         if part.dim() != len(shape) + 1:
             raise ValueError(f"x has shape {tuple(part.shape)}, the example had (B, *{shape})")
         if len(part) == 0:
@@ -74,9 +75,8 @@ def check_x(net: Attached, x: Any) -> Any:
 def try_two_rows(net: Attached, x: Any) -> None:
     """Raise ValueError, saying what was new, unless the network runs on two rows of x."""
     few = tree_map(lambda t: t[:2].to(device_of(net)), x)
-    noise = noise_for(net, rows(few), generator(0, "try", device=device_of(net)))
     try:
-        without_gradient(net, few, noise=noise, source="test")
+        drawn_pass(net, few, None, "test", 0, "try")
     except Exception as error:  # whatever a model raises
         pairs = zip(leaves(x), net.spec.shapes, strict=True)
         other = [(tuple(t.shape), shape) for t, shape in pairs if tuple(t.shape[1:]) != shape]

@@ -1,8 +1,6 @@
 """Names that are imported when first used, so that `import gfo` loads torch and little else."""
 
-import importlib
-import pkgutil
-import sys
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,13 +15,12 @@ def lazily(package: str, names: Mapping[str, str] | None = None) -> Callable[[st
     Returns:
         The function; it raises AttributeError for any other name.
     """
-    places, path = names or {}, sys.modules[package].__path__
-    modules = {module.name for module in pkgutil.iter_modules(path)}
+    places = names or {}
 
     def find(name: str) -> Any:
         if name in places:
             return getattr(importlib.import_module(places[name]), name)
-        if name in modules:
+        if importlib.util.find_spec(f"{package}.{name}") is not None:
             return importlib.import_module(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 

@@ -6,7 +6,6 @@ the other methods may be replaced by something faster or better.
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 import torch.distributions as td
@@ -38,10 +37,6 @@ class Likelihood(nn.Module):
     outputs: tuple[int, ...] = ()
     size = 0
     wants = "real numbers"
-    grid: tuple[int, ...]
-    y_mean: Tensor
-    y_sd: Tensor
-    y_seen: Tensor
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -58,9 +53,9 @@ class Likelihood(nn.Module):
         self.grid = tuple(min(n, CELLS[len(outputs) - 1]) for n in outputs[1:])
         self.size = self.targets(outputs[0]) * math.prod(self.grid)
         if self.real:
-            for name, value in (("y_mean", torch.zeros), ("y_sd", torch.ones)):
-                self.register_buffer(name, value(self.targets(outputs[0])))
-            self.register_buffer("y_seen", torch.zeros((), dtype=torch.bool))
+            count = self.targets(outputs[0])
+            self.y_mean, self.y_sd = nn.Buffer(torch.zeros(count)), nn.Buffer(torch.ones(count))
+            self.y_seen = nn.Buffer(torch.zeros((), dtype=torch.bool))
 
     def targets(self, channels: int) -> int:
         """Numbers of y per position, given the channels of the outputs."""
@@ -210,7 +205,7 @@ class Categorical(Likelihood):
         w = None if given is None else torch.as_tensor(given, dtype=torch.float32)
         if w is not None and (w.dim() != 1 or not ((w > 0) & w.isfinite()).all()):
             raise ValueError(f"weights are {weights}, need to be positive numbers, one per class")
-        self.weights: Any
+        self.weights: Tensor | None
         self.register_buffer("weights", w, persistent=False)  # the name in a file has them
         self.normalised = w is None
 

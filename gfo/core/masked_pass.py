@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gfo.core.attached import Attached
-from gfo.core.batch import call, repeat_rows, rows, tree_map
+from gfo.core.batch import call, device_of, repeat_rows, rows, tree_map
 from gfo.core.handler import SiteHandler, Source, small_features
 from gfo.core.noise import Noise, draw_noise, generator
 from gfo.core.objectives import SiteTerms, kl_bernoulli, log_bernoulli, total
@@ -114,12 +114,14 @@ def masked_pass(
             there are masks, else "test" where there is noise, else "mean".
 
     Raises:
-        ValueError: For an unknown source, for one whose masks or noise are missing, and for a
+        ValueError: For an unknown source, for one whose masks, noise or y are missing, and for a
             likelihood that is not one number per row.
     """
     if source is None:
         source = "given" if masks is not None else "mean" if noise is None else "test"
     check_source(source, masks, noise)
+    if source in ("q", "train") and masks is None and y is None and net.method.reads_label:
+        raise ValueError(f"source {source!r} draws from q, which reads y: pass y")
     reads_x = y is not None or net.method.reads_before  # log Z, h_0
     x_read = small_features(net, x) if reads_x else None
     handler = SiteHandler(net, y, masks, noise, source, x_read)
@@ -151,6 +153,12 @@ def without_gradient(net: Attached, x: Any, y: Tensor | None = None, **how) -> P
     """A masked pass that leaves no mark: no gradient, no BatchNorm buffer moved, modes kept."""
     with net.exclusive(), eval_mode(net):
         return masked_pass(net, x, y, **how)
+
+
+def drawn_pass(net: Attached, x: Any, y: Tensor | None, source: str, *key: Any) -> Pass:
+    """A pass that leaves no mark; its noise comes from `key`, a seed and what it is for."""
+    noise = noise_for(net, rows(x), generator(*key, device=device_of(net)))
+    return without_gradient(net, x, y, noise=noise, source=source)
 
 
 class BatchPass:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 
 def derive(seed: int, *key: int | str) -> int:
@@ -67,8 +66,8 @@ class Noise(NamedTuple):
             takes a random mask.
     """
 
-    u: list[Tensor]
-    explore: Tensor
+    u: list[torch.Tensor]
+    explore: torch.Tensor
 
 
 def draw_noise(sites: Sequence, batch: int, gen: torch.Generator) -> Noise:

@@ -200,12 +200,10 @@ class UnitwisePolicy(LayerwisePolicy):
 class FixedPolicy(nn.Module):
     """Independent Bernoulli(keep), the same for every bit and input."""
 
-    logits: Tensor
-
     def __init__(self, sites: Sequence, keep: float):
         super().__init__()
         logit = torch.logit(torch.tensor(keep, dtype=torch.float64)).float()
-        self.register_buffer("logits", logit.repeat(len(sites)), persistent=False)  # (L,)
+        self.logits = nn.Buffer(logit.repeat(len(sites)), persistent=False)  # (L,)
 
     def forward(
         self, layer: int, context: Context, mask: Tensor | None, draw: Draw | Any = None

@@ -16,7 +16,7 @@ from gfo.core.batch import device_of, leaves, repeat_rows, row_slice, rows, to_d
 from gfo.core.blocks import block_rows, fold_of, in_blocks, inputs, is_loader
 from gfo.core.checks import check_batch, check_counts, check_finite, check_masks, check_net, check_x
 from gfo.core.ensemble import Ensemble
-from gfo.core.masked_pass import Pass, masked_pass, noise_for, without_gradient
+from gfo.core.masked_pass import Pass, drawn_pass, masked_pass, without_gradient
 from gfo.core.noise import derive, draw_noise, generator
 from gfo.core.prefix import Prefix
 from gfo.core.sites import eval_mode
@@ -69,8 +69,7 @@ def sample(
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     back = leaves(x)[0].device
     x, y = to_device((x, y), device_of(net))
-    noise = noise_for(net, rows(x), generator(seed, "sample", device=device_of(net)))
-    out = without_gradient(net, x, y, noise=noise, source="test" if y is None else "q")
+    out = drawn_pass(net, x, y, "test" if y is None else "q", seed, "sample")
     check_finite(net, out.logits, *out.q_logits, *out.p_logits)
     return [mask.expand(rows(x), *mask.shape[1:]).clone().to(back) for mask in out.masks]
 

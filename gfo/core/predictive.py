@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributions as td
 from torch import Tensor
 
 from gfo.core.attached import Attached
@@ -16,7 +15,7 @@ from gfo.core.likelihood import Likelihood
 from gfo.core.predict import sample_logits
 
 
-class Predictive(td.Distribution):
+class Predictive(torch.distributions.Distribution):
     """p(y | x) ≈ the mean over S masks of p(y | x, z), batch shape (B,).
 
     Of class labels, `mean` and `variance` are those of the one-hot label.
@@ -62,6 +61,10 @@ class Predictive(td.Distribution):
             raise ValueError(f"y has shape {tuple(value.shape)}, needs {tuple(want)} at its end")
         (likelihood, outputs), many = self.parts[0], value.reshape(-1, *self.event_shape)
         likelihood.check(many, len(many), tuple(outputs.shape[2:]))
+        return self.mixture(value)
+
+    def mixture(self, value: Tensor) -> Tensor:
+        """`log_prob` of a y that has been checked, a tensor."""
         each = torch.stack([one.log_prob(value) for one in self.components])
         return each.logsumexp(0) - math.log(len(each))
 

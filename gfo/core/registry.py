@@ -13,9 +13,16 @@ class Registry(dict):
         self.kind = kind
 
     def register(self, name: str) -> Callable:
-        """Decorator: file the function or class under `name`."""
+        """Decorator: file the function or class under `name`; ValueError where another has it.
+
+        One that is defined anew, as by a cell that runs again, takes the place of the old one.
+        """
 
         def file(thing):
+            there = self.get(name, thing)
+            old, new = (getattr(one, "__qualname__", None) for one in (there, thing))
+            if there is not thing and (old is None or old != new):
+                raise ValueError(f"{self.kind} {name!r} is {there!r}: take another name")
             self[name] = thing
             return thing
 

@@ -24,8 +24,15 @@ def describe(net: Attached) -> dict[str, Any]:
     """What must agree before weights may be loaded, as plain data.
 
     The default likelihood goes unsaid, as in files that were written before there were others.
+
+    Raises:
+        ValueError: For a method that was changed after attach.
     """
-    about = {"spec": _as(list, net.spec), "method": net.method.name, "config": net.method.config}
+    method = net.method
+    fresh, names = type(method)(**method.config), {**method.hash_defaults, **method.config}
+    if changed := [k for k in names if getattr(fresh, k, 0) != getattr(method, k, 0)]:
+        raise ValueError(f"{changed[0]} was set after attach, no file would say so: attach with it")
+    about = {"spec": _as(list, net.spec), "method": method.name, "config": method.config}
     named = type(net.likelihood).__repr__ is not object.__repr__  # else it is an address
     said = repr(net.likelihood) if named else type(net.likelihood).__qualname__
     return about if said == repr(Categorical()) else about | {"likelihood": said}
@@ -46,13 +53,9 @@ def save(net: Attached, path: str | Path) -> None:
     """
     check_net(net)
     method, kind = net.method, type(net.method)
-    fresh = METHODS[method.name](**method.config)
-    if type(fresh) is not kind:
+    if type(METHODS[method.name](**method.config)) is not kind:
         other = f"{kind.__name__} is not registered, {method.name!r} is another class"
         raise ValueError(f"{other}: give it a name of its own with @METHODS.register")
-    names = {**method.hash_defaults, **method.config}
-    if changed := [k for k in names if getattr(fresh, k, 0) != getattr(method, k, 0)]:
-        raise ValueError(f"{changed[0]} was set after attach, no file would say so: attach with it")
     with net.exclusive():
         write_content(path, {"gfo": describe(net), "state": plain_state(net)})
 
@@ -203,4 +206,6 @@ def _attach_as(about: dict, model: nn.Module, likelihood: Any) -> Attached:
         if site.name not in modules:
             raise ValueError(f"the file has a site {site.name!r}, which this model lacks")
     check_bare(model)
-    return put_masks(model, spec, METHODS[about["method"]](**about["config"]), likelihood)
+    if (name := about["method"]) not in METHODS:
+        raise ValueError(f"no method {name!r} here: import the package or module that has it")
+    return put_masks(model, spec, METHODS[name](**about["config"]), likelihood)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gfo.core.axes import Axes, Channels, usual_letters
 from gfo.core.batch import Tokens, call, device_of, features, leaves, repeat_rows, rows, to_device
-from gfo.core.site_checks import check_site, check_together
+from gfo.core.site_checks import check_example, check_site, check_together
 
 LOG_Z_MAX_INPUT = 4096  # log Z reads x itself up to this many numbers per example
 
@@ -133,7 +133,7 @@ def pick(output: Any, key: str | int | None) -> Tensor:
             more in train mode than in eval mode.
 
     Raises:
-        ValueError: If they are not a (B, K, …) tensor; it names the keys that there are.
+        ValueError: If they are no (B, K, …) tensor of floats; it names the keys that there are.
     """
     found, fields = output, getattr(output, "_fields", ())
     key = "logits" if key is None and "logits" in fields else key
@@ -144,8 +144,8 @@ def pick(output: Any, key: str | int | None) -> Tensor:
     if not isinstance(found, Tensor):
         what = f"a {type(output).__name__} without a tensor at output={key!r}{entries(output)}"
         raise ValueError(f"the model returns {what}; say where its logits are: output=…")
-    if found.dim() < 2:
-        raise ValueError(f"logits have shape {tuple(found.shape)}, need (B, K) or (B, K, …)")
+    if found.dim() < 2 or not found.is_floating_point():
+        raise ValueError(f"logits are {tuple(found.shape)}, {found.dtype}: need floats (B, K, …)")
     return found
 
 
@@ -156,7 +156,9 @@ def entries(output: Any) -> str:
     return f", which has {', '.join(map(repr, keys))}" if keys else ""
 
 
-def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping, output) -> Spec:
+def inspect(
+    model: nn.Module, names: Sequence[str], example: Any, axes: Mapping, output, logits_read=True
+) -> Spec:
     """Run the example, once as it is and once doubled, and write down what the sites look like.
 
     Args:
@@ -165,14 +167,12 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
         example: An input batch.
         axes: Letters of the axes of sites whose shape cannot say them, by name.
         output: Where the logits are in the model's output.
+        logits_read: Whether the likelihood takes them for logits.
 
     Raises:
         ValueError: For an example without a row, and a site or logits that cannot be used.
     """
-    if not leaves(example):
-        raise ValueError(f"example is a {type(example).__name__} without a tensor: pass tensors")
-    if rows(example) < 1:
-        raise ValueError("example is empty: pass a batch of at least one input")
+    check_example(example)
     example = to_device(example, device_of(model))
     for name in axes:
         if name not in names:
@@ -198,7 +198,8 @@ def inspect(model: nn.Module, names: Sequence[str], example: Any, axes: Mapping,
         found = (2,) if last else channels.known.get(doubled[name]) or ()
         sites.append(describe(name, outputs[name], doubled[name], found, axes.get(name), batch))
     dropped = [name for name in names if doubled[name] in channels.dropped]
-    check_together({name: outputs[name] for name in names}, logits, dropped)
+    maker = channels.maker.get(pick(again, output), "") if logits_read else None
+    check_together({name: outputs[name] for name in names}, logits, dropped, maker)
     floats = features(example, any(site.tokens for site in sites))
     x_size = 0 if floats is None else floats.shape[1]
     pairs = [(name, one, two) for (name, one), (_, two) in zip(calls, double, strict=True)]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from gfo.core.files import declared
 from gfo.core.registry import DATASETS
@@ -35,7 +34,7 @@ def digits_part(size: int, channels: int) -> Part:
 
     bunch: Any = load_digits()
     small = torch.tensor(bunch.images / 16.0, dtype=torch.float32)[:, None]  # (n, 1, 8, 8)
-    x = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
+    x = torch.nn.functional.interpolate(small, size=size, mode="bilinear", align_corners=False)
     return x.repeat(1, channels, 1, 1), torch.tensor(bunch.target, dtype=torch.long)
 
 

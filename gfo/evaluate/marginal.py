@@ -14,8 +14,8 @@ from torch import Tensor
 from gfo.core.attached import Attached
 from gfo.core.batch import device_of, repeat_rows, row_slice, rows, to_device
 from gfo.core.checks import check_batch, check_counts, check_finite, check_net
-from gfo.core.masked_pass import noise_for, without_gradient
-from gfo.core.noise import derive, generator
+from gfo.core.masked_pass import drawn_pass
+from gfo.core.noise import derive
 from gfo.core.predict import sample_logits
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -88,9 +88,8 @@ def importance_log_predictive(
         raise ValueError(f"{net.method.name} has no q beside its p: use log_predictive_curve")
 
     def draw(xs: Any, ys: Tensor, count: int, key: int) -> Tensor:
-        noise = noise_for(net, count * rows(xs), generator(key, device=device_of(net)))
         xs, ys = repeat_rows((xs, ys), count)
-        out = without_gradient(net, xs, ys, noise=noise, source="q")
+        out = drawn_pass(net, xs, ys, "q", key)
         log_lik = net.likelihood.distribution(out.logits).log_prob(ys)  # without class weights
         return (log_lik + out.log_p - out.log_q).unflatten(0, (count, -1))
 

@@ -10,7 +10,7 @@ from gfo.core.attached import Attached
 from gfo.core.batch import device_of, rows, to_device
 from gfo.core.bernoulli import Bernoulli
 from gfo.core.checks import check_batch, check_counts, check_finite
-from gfo.core.masked_pass import Pass, noise_for, without_gradient
+from gfo.core.masked_pass import Pass, drawn_pass, without_gradient
 from gfo.core.noise import derive, generator
 from gfo.core.objectives import fixed_at, kl_bernoulli
 from gfo.core.predict import sample, sample_logits
@@ -38,8 +38,7 @@ def passes(net: Attached, x: Any, y: Tensor, source: str, samples: int, seed: in
     back = y.device
     x, y = to_device((x, y), device_of(net))
     for index in range(samples):
-        noise = noise_for(net, rows(x), generator(seed, "masks", index, device=device_of(net)))
-        out = without_gradient(net, x, y, noise=noise, source=source)
+        out = drawn_pass(net, x, y, source, seed, "masks", index)
         if source == "test":  # that pass runs the leading policy only and leaves y unread
             out = without_gradient(net, x, y, masks=out.masks)
         check_finite(net, out.logits, out.log_q, out.log_p, out.log_z, out.log_lik)

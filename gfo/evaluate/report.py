@@ -34,8 +34,7 @@ class Report(NamedTuple):
         example are not independent. Of normal y: how many targets lie below each quantile of the
         mixture over masks. Of anything else only the diagonal.
         """
-        with plt.rc_context(), pd.option_context("display.precision", 4):
-            plots.use_style()  # which sets both
+        with plt.style.context(plots.STYLE):
             fig, ax = plt.subplots(figsize=(4.4, 4))
             ax.plot((0, 1), (0, 1), "k:", label="perfectly reliable")
             for name, curve in self.curves.items():
@@ -84,7 +83,7 @@ def report(
     else:
         columns, curves = _of_numbers(dist, y)
     values, (near, why) = columns["value"], _scores(dist)
-    values["NLL"] = -float(dist.log_prob(y).mean())
+    values["NLL"] = -float(dist.mixture(y).mean())
     values |= {name: why.get(name) or float(near[name].mean()) for name in SETTINGS["means"]}
     if outside is not None:
         far, _ = _scores(predictive.predictive(net, outside, samples, seed=seed))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from gfo.core.masked_pass import BatchPass, Pass
@@ -29,7 +28,7 @@ def arm(batch_pass: BatchPass, out: Pass, cost: Callable[[Pass], Tensor]) -> Ten
     true, parts = cost(out).detach(), []
     for layer, (logits, u) in enumerate(zip(out.q_logits, batch_pass.noise().u, strict=True)):
         u = u[:, : logits.shape[1]]  # a batch may have fewer tokens than the example
-        pseudo = (1 - u < torch.sigmoid(logits.float())).float()
+        pseudo = (1 - u < logits.float().sigmoid()).float()
         masks = [*out.masks[:layer], pseudo, *[None] * (len(out.masks) - layer - 1)]
         gap = cost(batch_pass(source="q", masks=masks, forward_only=True)) - true  # (B,)
         parts.append(gap * ((u - 0.5) * logits).flatten(1).sum(1))  # (B, ...) -> (B,)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
-import torch
 from torch import Tensor, nn
 
 from gfo.core.batch import device_of, to_device
@@ -236,7 +235,7 @@ class Method(nn.Module):
                 the mask.
         """
         if source == "mean":  # a bare call trains no mask
-            return torch.sigmoid(logits.detach())
+            return logits.detach().sigmoid()
         # a comparison has no gradient: record none on the way to it. In float32, as it is scored
         logits = logits.detach().float()
         training = source == "train"

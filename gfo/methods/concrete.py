@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gfo.core.objectives import kl_bernoulli
 from gfo.core.policies import FixedPolicy, LearnedPolicy
@@ -67,9 +67,8 @@ class ConcreteDropout(Method):
     def make(self, spec):
         self.q = LearnedPolicy(spec.sites, self.keep)
         self.p = FixedPolicy(spec.sites, 0.5)
-        self.widths: Tensor
         widths = torch.tensor([float(site.width) for site in spec.sites])
-        self.register_buffer("widths", widths, persistent=False)
+        self.widths = nn.Buffer(widths, persistent=False)
 
     def draw(self, logits, u, explore, source):
         if source == "train" or (source == "test" and self.relaxed):

@@ -1,7 +1,5 @@
 """Contextual dropout: keep-probabilities from the input, by variational inference."""
 
-from typing import Any
-
 from torch import Tensor
 
 from gfo.core.masked_pass import Pass
@@ -39,9 +37,9 @@ class ContextualDropout(Method):
     hidden: int = 32
 
     def make(self, spec):
-        how: dict[str, Any] = dict(hidden=self.hidden, keep=self.keep)
-        self.q = LayerwisePolicy(spec.sites, spec.classes, ("h",), **how)
-        self.p = LearnedPolicy(spec.sites, self.keep)
+        sites, classes = spec.sites, spec.classes
+        self.q = LayerwisePolicy(sites, classes, ("h",), hidden=self.hidden, keep=self.keep)
+        self.p = LearnedPolicy(sites, self.keep)
 
     def loss(self, batch_pass, n):
         out = batch_pass(source="q")

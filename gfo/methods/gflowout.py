@@ -10,7 +10,7 @@ from gfo.core.masked_pass import BatchPass, Pass
 from gfo.core.noise import derive
 from gfo.core.objectives import OBJECTIVES, Objective, Terms, fixed_at, kl_bernoulli, total
 from gfo.core.policies import POLICIES, FixedPolicy, LayerwisePolicy, LogZ
-from gfo.core.registry import METHODS
+from gfo.core.registry import METHODS, Registry
 from gfo.methods.arm import arm
 from gfo.methods.base import Loss, Method, check_keep
 from gfo.methods.contextual import layerwise_kl
@@ -128,6 +128,7 @@ class GFlowOut(Method):
         if self.prior is not None:
             check_keep(self.prior, "prior")
         POLICIES[self.policy]
+        Registry("objective", OBJECTIVES | {"arm": ARM})[self.objective]
         need, what = self.kind.masks, f"objective {self.objective!r}"
         if self.masks < need:
             raise ValueError(f"masks is {self.masks}, {what} needs at least {need}")
@@ -142,8 +143,7 @@ class GFlowOut(Method):
         if self.kind is ARM and self.masks > 1:
             raise ValueError(f"masks is {self.masks}, objective 'arm' takes one")
         if self.anneal:
-            self.seen: torch.Tensor
-            self.register_buffer("seen", torch.zeros(()))  # epochs, kept with the weights
+            self.seen = torch.nn.Buffer(torch.zeros(()))  # epochs, kept with the weights
         self.name = "gflowout-literal" if self.prior_objective == "literal" else "gflowout"
         self.steady = self.e_steps == 1
         self.reads_label = self.label

@@ -46,8 +46,7 @@ class IDGFlowOut(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        self.n: Tensor
-        self.register_buffer("n", torch.ones(()))  # set by the first loss, kept with the weights
+        self.n = nn.Buffer(torch.ones(()))  # set by the first loss, kept with the weights
 
     def make(self, spec):
         self.q = LayerwisePolicy(spec.sites, spec.classes, ("z",), hidden=self.hidden)

@@ -1,7 +1,5 @@
 """VIMCO: the bound of K masks with a learned prior over masks (Mnih & Rezende, 2016)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -61,8 +59,8 @@ class VIMCO(Method):
             raise ValueError(f"masks is {self.masks}, needs to be at least 2: each has a baseline")
 
     def make(self, spec):
-        how: dict[str, Any] = dict(hidden=self.hidden, keep=self.keep)
-        self.p = LayerwisePolicy(spec.sites, spec.classes, ("h", "z"), **how)
+        sites, classes = spec.sites, spec.classes
+        self.p = LayerwisePolicy(sites, classes, ("h", "z"), hidden=self.hidden, keep=self.keep)
 
     def loss(self, batch_pass, n):
         out = batch_pass(source="p", repeat=self.masks)

@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gfo.core.registry import MODELS
@@ -76,7 +75,7 @@ class Subsampled(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         down, right = self.stride
-        return F.conv2d(x[:, :, ::down, ::right], self.weight)
+        return nn.functional.conv2d(x[:, :, ::down, ::right], self.weight)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:

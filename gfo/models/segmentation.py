@@ -3,7 +3,6 @@
 from collections import OrderedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gfo.core.checks import check_counts
@@ -58,7 +57,7 @@ class UNet(nn.Module):
         h = self.middle(h)
         for block in self.up:
             skip = skips.pop()
-            h = block(torch.cat([skip, F.interpolate(h, size=skip.shape[-2:])], 1))
+            h = block(torch.cat([skip, nn.functional.interpolate(h, size=skip.shape[-2:])], 1))
         return self.out(h)
 
 

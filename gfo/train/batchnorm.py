@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from gfo.core.attached import Attached
 from gfo.core.batch import device_of, rows, to_device
@@ -14,31 +13,8 @@ from gfo.core.noise import derive, generator
 from gfo.core.sites import eval_mode
 
 
-class _UnderTest(nn.Module):
-    """One masked pass by the test-time policy, new masks every time."""
-
-    def __init__(self, net: Attached, seed: int):
-        super().__init__()
-        self.net, self.seed, self.calls = net, seed, 0
-        norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        self.norms = [m for m in norms if m.training or not net.model.training]
-
-    def modules(self, *_):  # all that update_bn finds: a frozen one keeps its own
-        return iter(self.norms)
-
-    def train(self, mode: bool = True):
-        self.net.eval()
-        for module in self.norms:
-            module.train(mode)
-        return self
-
-    def forward(self, x: Tensor) -> None:
-        gen = generator(self.seed, "batchnorm", self.calls, device=device_of(self.net))
-        self.calls += 1
-        masked_pass(self.net, x, noise=noise_for(self.net, rows(x), gen), source="test")
-
-
 @torch.random.fork_rng()  # a backbone's own dropout draws from torch's random state
+@torch.no_grad()
 def reestimate(
     net: Attached, x: Tensor, *, batch: int = 128, seed: int = 0,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
@@ -60,22 +36,34 @@ def reestimate(
         ValueError: On bad x, and where no batch would have two rows.
     """
     check_net(net)
-    x = check_x(net, x)
+    x, device = check_x(net, x), device_of(net)
     if not isinstance(x, Tensor):
         raise ValueError(f"x is a {type(x).__name__}: re-estimation reads one tensor")
     if min(check_whole("batch", batch), len(x)) < 2:
         raise ValueError(f"{len(x)} rows in batches of {batch}: BatchNorm needs two rows in one")
-    gen = generator(seed, "batchnorm", "augment", device=device_of(net))
-    parts = (to_device(part.clone(), device_of(net)) for part in x.split(batch) if len(part) > 1)
+    changes = generator(seed, "batchnorm", "augment", device=device)
     torch.manual_seed(derive(seed, "batchnorm"))
     with net.exclusive():
-        under = _UnderTest(net, seed)
-        held = {m: (m.momentum, {n: b.clone() for n, b in m.named_buffers()}) for m in under.norms}
+        norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        norms = [m for m in norms if m.training or not net.model.training]  # no frozen one
+        held = [(m, m.momentum, {n: b.clone() for n, b in m.named_buffers()}) for m in norms]
         with eval_mode(net):
             try:
-                update_bn((augment(p, gen) if augment else p for p in parts), under)
-                check_finite(net, *(b for m in under.norms for b in m.buffers()))
-            except BaseException:  # update_bn zeroes the statistics first
-                for module, (module.momentum, buffers) in held.items():
+                for module in norms:
+                    module.train()
+                    module.reset_running_stats()
+                    module.momentum = None  # each pass counts alike
+                parts = (part for part in x.split(batch) if norms and len(part) > 1)
+                for step, part in enumerate(parts):
+                    part = to_device(part.clone(), device)
+                    part = augment(part, changes) if augment else part
+                    gen = generator(seed, "batchnorm", step, device=device)
+                    masked_pass(net, part, noise=noise_for(net, rows(part), gen), source="test")
+                check_finite(net, *(b for m in norms for b in m.buffers()))
+            except BaseException:
+                for module, _, buffers in held:
                     module.load_state_dict(buffers, strict=False)
                 raise
+            finally:
+                for module, momentum, _ in held:
+                    module.momentum = momentum

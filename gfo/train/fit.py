@@ -163,7 +163,8 @@ class Run:
             desc=f"epoch {epoch + 1}/{self.epochs}",
         )  # fmt: skip
         schedulers = self.moving["schedulers"].values()
-        row = one_epoch(net, bar, take, schedulers, self.augment, (seed, epoch))
+        fresh = isinstance(data.train, tuple)  # of which batches are taken by index
+        row = one_epoch(net, bar, take, schedulers, self.augment, (seed, epoch), fresh)
         check_weights(net, epoch)
         if data.valid is not None:
             row["valid_nll"] = predictive_nll(net, data.valid, self.samples, seed)
@@ -173,7 +174,7 @@ class Run:
 
 def one_epoch(
     net: Attached, batches: Iterable, take: Step, schedulers: Iterable,
-    augment: Callable | None, key: tuple[int, int],
+    augment: Callable | None, key: tuple[int, int], fresh: bool = False,
 ) -> dict[str, float]:  # fmt: skip
     """One pass over the training data.
 
@@ -186,6 +187,7 @@ def one_epoch(
         schedulers: Of the learning rates.
         augment: As in `fit`.
         key: (seed, epoch).
+        fresh: Whether batches are copies already, which an augmentation may change in place.
 
     Returns:
         The mean of each loss part and further figure over the batches that have it.
@@ -197,7 +199,7 @@ def one_epoch(
         x, y = to_device((x, y), device)
         if augment is not None:
             gen = generator(seed, "augment", epoch, step, device=device)
-            x = augment(tree_map(torch.clone, x), gen)  # it may work in place
+            x = augment(x if fresh else tree_map(torch.clone, x), gen)  # it may work in place
         with net.exclusive():  # another thread may predict between steps, not within one
             found = take(BatchPass(net, x, y, (seed, "step", epoch, step)))
             for each in schedulers:

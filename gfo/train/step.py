@@ -31,15 +31,14 @@ class Step:
         self, net: Attached, loss: Callable[..., Loss], optimizers: Iterable, n: int, bf16: bool
     ):  # fmt: skip
         self.loss, self.optimizers, self.n = loss, list(optimizers), n
-        self.parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
         self.device = device_of(net)
         self.cast = torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     def __call__(self, batch_pass: BatchPass) -> Loss:
         with self.cast:
             found = self.loss(batch_pass, self.n)
-        for parameter in self.parameters:
-            parameter.grad = None
+        for each in self.optimizers:
+            each.zero_grad()
         found.total.backward()
         for each in self.optimizers:
             each.step()

@@ -50,3 +50,10 @@ def test_too_many_bits_and_tokens_are_refused():
     net = gfo.attach(model, sites, "random", x)
     with pytest.raises(ValueError, match="16 bits is the limit"):
         exact.score_all(net, x, torch.zeros(2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("points", [0, 151])
+def test_a_toy_has_the_points_it_was_asked_for_or_is_refused(points):
+    with pytest.raises(ValueError, match=f"points is {points}, iris has 1 to 150") as error:
+        toys.toy((2, 2), points=points)
+    assert "\n" not in str(error.value)

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from copy import deepcopy
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -18,9 +19,9 @@ from book.tools import toc
 from book.tools.address import set_address
 from book.tools.check import check_site
 from book.tools.digits import sensible
-from book.tools.execute import execute_all, records
+from book.tools.execute import execute, execute_all, is_kept, records, shared_inputs
 from book.tools.fold import SET_UP
-from book.tools.sphinx_ext import keep_tagged, plain_text
+from book.tools.sphinx_ext import hold_points, keep_tagged, plain_text
 from book.tools.stage import config, dictionary_page, dress, stage, status_page
 
 TEXT = "<h1 id='top'>Title</h1><p>" + "word " * 30 + "</p>"
@@ -304,6 +305,11 @@ def test_the_address_reaches_the_first_cell_which_fetches_the_package(tmp_path, 
     assert sys.path == [str(clone), str(clone / "book")]
     set_address("https://example.org/p", tmp_path)
     assert "example.org/p" in first_cell() and nbformat.read(chapter, 4).cells[1].source == "1"
+    text = (tmp_path / "_config.yml").read_text()
+    (tmp_path / "_config.yml").write_text(text.replace('"', "'"))
+    with pytest.raises(ValueError, match="_config.yml has no line"):  # as no such line is replaced
+        set_address("https://example.org/q", tmp_path)
+    assert "example.org/p" in first_cell()
 
 
 def test_equations_with_a_number_of_their_own_reach_mathjax_unwrapped():
@@ -314,6 +320,19 @@ def test_equations_with_a_number_of_their_own_reach_mathjax_unwrapped():
     untouched, kept = document.children
     assert (untouched.astext(), untouched["nowrap"]) == (plain, False)
     assert (kept.astext(), kept["nowrap"]) == (rf"\[{tagged}\]", True)
+
+
+def test_a_formula_stays_on_one_line_with_the_points_around_it():
+    document = utils.new_document("page")
+    document += nodes.paragraph("", "")
+    x, y, z = (nodes.math(name, name) for name in "xyz")
+    for part in (nodes.Text("For each ("), x, nodes.Text("), of "), y, nodes.Text(" and "), z):
+        document[0] += part
+    hold_points(None, document)
+    assert document.astext() == "For each (x), of y and z"
+    (held,) = document.findall(nodes.inline)
+    assert held.astext() == "(x)," and held["classes"] == ["held"]
+    assert [node.astext() for node in document.findall(nodes.math)] == ["x", "y", "z"]
 
 
 def test_google_docstrings_become_lists_of_parameters():
@@ -350,7 +369,7 @@ def tree(tmp_path):
     """A book of one good and one failing chapter."""
     for folder in ("gfo", "book/gfo_lab", "book/tools", "book/results", "book/assets"):
         (tmp_path / folder).mkdir(parents=True)
-    for file in ("constraints.txt", "gfo/x.py", "book/tools/rooms.py"):
+    for file in ("constraints.txt", "gfo/x.py", "book/tools/rooms.py", "book/tools/toc.py"):
         (tmp_path / file).write_text("")
     for stem, code in {"good": "print(40 + 2)", "bad": "1 / 0"}.items():
         nbformat.write(new_notebook(cells=[new_code_cell(code)]), tmp_path / f"book/{stem}.ipynb")
@@ -372,6 +391,51 @@ def test_chapters_run_again_only_when_something_changed(tree, capsys):
         (tree / source).write_text("x = 1")
         assert execute_all([good], tree, kept) == []
         assert "1 to run" in capsys.readouterr().out
+
+
+def test_what_the_tool_of_a_chapter_imports_runs_it_again(tree):
+    before = shared_inputs(tree)
+    (tree / "book/tools/toc.py").write_text("x = 1")
+    assert shared_inputs(tree) != before
+
+
+@pytest.mark.parametrize("content", ["", '{"key": "a', "[]", "{}", '{"key": "another"}'])
+def test_a_damaged_record_of_a_chapter_runs_it_again(content, tmp_path):
+    chapter, record = tmp_path / "a.ipynb", tmp_path / "a.json"
+    chapter.write_text("{}")
+    record.write_text('{"key": "k"}')
+    assert is_kept(chapter, "k", tmp_path)
+    record.write_text(content)
+    assert not is_kept(chapter, "k", tmp_path)
+    record.write_text('{"key": "k"}')
+    chapter.unlink()
+    assert not is_kept(chapter, "k", tmp_path)
+
+
+def test_a_full_disk_leaves_no_half_record_of_a_chapter(tree, monkeypatch):
+    kept, write_text = tree / "kept", Path.write_text
+    kept.mkdir()
+
+    class Client:
+        def __init__(self, *args, **how):
+            pass
+
+        def execute(self):
+            pass
+
+    def full(self, text, **how):
+        write_text(self, text[:9], **how)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("book.tools.execute.NotebookClient", Client)
+    monkeypatch.setattr("book.tools.execute.machine", dict)
+    execute(tree / "book/good.ipynb", "k", kept)
+    assert is_kept(tree / "book/good.ipynb", "k", kept)
+    whole = (kept / "good.ipynb").read_bytes()
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        execute(tree / "book/good.ipynb", "k", kept)
+    assert (kept / "good.ipynb").read_bytes() == whole and not (kept / "good.json").exists()
 
 
 def test_kernels_look_for_garbage_less_often_and_find_no_name_they_did_not_make(tree):

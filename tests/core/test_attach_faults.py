@@ -548,3 +548,47 @@ def test_a_model_that_ends_in_a_softmax_is_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gfo.attach(model[:3], ["1"], "random", torch.randn(4, 6))
+
+
+def ends_in(last):
+    return nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2), last)
+
+
+@pytest.mark.parametrize("likelihood", [gfo.Bernoulli(), gfo.SoftTargets(), None])
+def test_a_model_that_ends_in_a_sigmoid_is_warned_of(likelihood):
+    """Its probabilities would be read as logits: no yes below 0.5."""
+    x = torch.randn(4, 6)
+    with pytest.warns(UserWarning, match="ends in a sigmoid: give the logits"):
+        gfo.attach(ends_in(nn.Sigmoid()), ["1"], "random", x, likelihood=likelihood)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # logits that lie in [0, 1], and means that do by design
+        gfo.attach(ends_in(nn.Hardtanh(0, 1)), ["1"], "random", x, likelihood=likelihood)
+        for last in (nn.Sigmoid(), nn.Softmax(1)):
+            gfo.attach(ends_in(last), ["1"], "random", x, likelihood=gfo.Gaussian(sd="learned"))
+
+
+class Changes(nn.Module):
+    """What a function makes of its input, with no weights."""
+
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+
+    def forward(self, x):
+        return self.f(x)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.complex64])
+def test_masks_and_likelihoods_need_floats(kind):
+    """A mean mask made integers 0, and a generator read the real parts of complex numbers."""
+    x, cast = torch.randn(4, 6), Changes(lambda h: h.to(kind))
+    model = nn.Sequential(nn.Linear(6, 4), cast, Changes(torch.real), Changes(torch.Tensor.float))
+    model.append(nn.Linear(4, 3))
+    if kind == torch.int64:
+        model[2] = nn.Identity()
+    with pytest.raises(ValueError, match=f"site '1' returns {kind}, masks multiply floats"):
+        gfo.attach(model, ["1"], "gflowout", x)
+    model.append(cast)
+    with pytest.raises(ValueError, match=rf"logits are \(4, 3\), {kind}: need floats"):
+        gfo.attach(model, ["0"], "gflowout", x)

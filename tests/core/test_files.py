@@ -12,6 +12,7 @@ from torch import nn
 
 import gfo
 from gfo.core.files import write_atomically
+from gfo.core.registry import METHODS
 from gfo.core.save import digest
 
 ROOT = Path(gfo.__file__).parent
@@ -228,3 +229,23 @@ def test_what_was_set_after_attach_is_refused_since_no_file_would_say_it(tmp_pat
     net.method.rescale = True
     with pytest.raises(ValueError, match="rescale was set after attach"):
         gfo.save(net, tmp_path / "net.pt")
+
+
+def test_a_method_that_this_process_does_not_know_is_named_with_the_cure(tmp_path):
+    @METHODS.register("from-a-package")
+    class Theirs(gfo.RandomDropout):
+        name = "from-a-package"
+
+    gfo.save(gfo.attach(*toy_model(), Theirs(), X), tmp_path / "net.pt")
+    del METHODS["from-a-package"]
+    said = "no method 'from-a-package' here: import the package or module"
+    with pytest.raises(ValueError, match=said) as error:
+        gfo.load(tmp_path / "net.pt", toy_model()[0])
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_does_not_say_of_a_run_what_was_set_after_attach(net, tmp_path):
+    net.method.temperature = 1.0  # a file would say 2
+    with pytest.raises(ValueError, match="temperature was set after attach"):
+        gfo.fit(net, (X, Y), checkpoint=tmp_path / "run.pt", **RUN)
+    gfo.fit(net, (X, Y), **RUN)

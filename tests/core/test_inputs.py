@@ -41,6 +41,11 @@ CASES = {
     "batch": (lambda n: gfo.fit(n, (X, Y), batch=0, progress=False), "batch is 0"),
     "one row": (lambda n: gfo.train.reestimate(n, X, batch=1), "BatchNorm needs two rows"),
     "statistics of parts": (lambda n: gfo.train.reestimate(n, (X,)), "x is a tuple"),
+    "complex": (lambda n: gfo.predict(n, X + 0j), "x is complex: pass torch.view_as_real"),
+    "complex example": (
+        lambda n: gfo.attach(*toy_model(), "random", X + 0j),
+        "example is complex: pass torch.view_as_real",
+    ),
     "x of lists": (lambda n: gfo.predict(n, X.tolist()), "x has a list and no tensor"),
     "x of words": (lambda n: gfo.predict(n, np.full((4, 6), "1")), "an array holds <U1"),
     "x of integers": (lambda n: gfo.predict(n, X.byte()), "x is of uint8, which the model does"),

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     RandomSampler,
+    Sampler,
     SubsetRandomSampler,
     TensorDataset,
     distributed,
@@ -20,7 +22,10 @@ from torch.utils.data import (
 import gfo
 from gfo.audit import toys, trial
 from gfo.core.batch import Tokens
+from gfo.core.masked_pass import noise_for
+from gfo.core.noise import generator
 from gfo.core.objectives import SiteTerms, kl_bernoulli, log_bernoulli
+from gfo.core.registry import Registry
 from gfo.evaluate import marginal
 
 torch.manual_seed(0)
@@ -64,6 +69,42 @@ def test_rows_in_an_unknown_order_are_refused_however_they_are_mixed(how):
     torch.testing.assert_close(
         gfo.predict(net, DataLoader(data, 8, sampler=ordered)), gfo.predict(net, X)
     )
+
+
+class RandomAccess(Sampler):
+    """Rows from the last to the first, whatever its name says."""
+
+    def __iter__(self):
+        return iter(range(39, -1, -1))
+
+    def __len__(self):
+        return 40
+
+
+class Mixed(RandomAccess):
+    """Rows in an order that is drawn anew, though it is no sampler of torch."""
+
+    def __iter__(self):
+        return iter(torch.randperm(40).tolist())
+
+
+class Batches(Mixed):
+    """Batches of such rows, with no sampler of its own to be asked."""
+
+    def __iter__(self):
+        return iter(torch.randperm(40).split(8))
+
+    def __len__(self):
+        return 5
+
+
+def test_what_tells_a_loader_that_shuffles_is_its_order_not_its_name():
+    net, data = made("random"), TensorDataset(X, Y)
+    found = gfo.predict(net, DataLoader(data, 8, sampler=RandomAccess()))
+    torch.testing.assert_close(found, gfo.predict(net, X.flip(0)))
+    for how in (dict(batch_size=8, sampler=Mixed()), dict(batch_sampler=Batches())):
+        with pytest.raises(ValueError, match="the loader shuffles"):
+            gfo.predict(net, DataLoader(data, **how))
 
 
 @pytest.mark.parametrize("samples", [1, 3, 20])
@@ -375,3 +416,31 @@ def test_what_only_reads_leaves_the_callers_settings():
     assert torch.equal(state, torch.get_rng_state())
     torch.manual_seed(1)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_loader_whose_workers_answer_out_of_order_is_refused():
+    net, data = made("random"), TensorDataset(X, Y)
+    with pytest.raises(ValueError, match="batches as they get ready: in_order=True"):
+        gfo.predict(net, DataLoader(data, 8, num_workers=2, in_order=False))
+
+
+def test_masks_of_a_q_that_reads_y_are_not_drawn_from_p_without_a_word():
+    for source in ("q", "train"):
+        for method in ("gflowout", "contextual"):
+            net = made(method)
+            noise = noise_for(net, 40, generator(0))
+            if method == "gflowout":
+                with pytest.raises(ValueError, match=f"'{source}' draws from q, .*: pass y"):
+                    gfo.masked_pass(net, X, noise=noise, source=source)
+            else:
+                assert gfo.masked_pass(net, X, noise=noise, source=source).q_logits[0] is not None
+
+
+def test_a_name_that_is_taken_is_not_given_away_without_a_word():
+    """A plugin's "random" would have answered for the library's."""
+    names = Registry("method", {"random": gfo.RandomDropout, "part": partial(gfo.RandomDropout)})
+    for name in names:
+        with pytest.raises(ValueError, match=f"method '{name}' is .*: take another name"):
+            names.register(name)(gfo.GFlowOut)
+    again = type("RandomDropout", (gfo.RandomDropout,), {"name": "random"})  # a cell runs again
+    assert names.register("random")(again) is again is names["random"]

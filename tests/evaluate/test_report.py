@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import gfo
+from gfo.evaluate import plots
 from gfo.evaluate.calibrate import Temperature
 from gfo.evaluate.report import SETTINGS
 from gfo.evaluate.uncertainty import SCORES, detection
@@ -195,6 +196,16 @@ def test_arrays_loaders_and_ensembles_are_reported_like_tensors():
     found = gfo.report(both, x, y, samples=10).table["value"]
     probs = gfo.predict(both, x, 10)
     assert found["NLL"] == pytest.approx(-float(probs[torch.arange(N), y].log().mean()), abs=1e-6)
+
+
+def test_y_is_checked_once_and_the_figure_sets_nothing_of_tables(monkeypatch):
+    net, x, y, _ = case("labels")
+    seen, check = [], type(net.likelihood).check
+    monkeypatch.setattr(type(net.likelihood), "check", lambda *a: seen.append(a) or check(*a))
+    report = gfo.report(net, x, y)
+    assert len(seen) == 1
+    monkeypatch.setattr(plots, "use_style", None)
+    assert report.figure().get_dpi() == plots.STYLE["figure.dpi"]
 
 
 def test_bad_y_is_named():

@@ -86,6 +86,30 @@ def test_a_dry_run_says_what_is_missing_and_how_long_it_took_and_does_nothing(co
     assert "1 have no like on record" in unknown and "min on record" not in unknown
 
 
+def test_a_dry_run_says_what_force_would_overwrite_and_does_nothing(command, tmp_path):
+    what = ["tiny", "--profile", "quick", "--out", str(tmp_path / "out"), *IMPORT, "--seed"]
+    command("run", *what, "0")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    said = command("run", *what, "0", "1", "--dry-run", "--force").splitlines()
+    assert said[0] == f"1 of 2 runs have no record under {tmp_path / 'out'}"
+    assert [line.split() for line in said[1:3]] == [
+        ["digits", "random", "0", "quick", "overwritten"],
+        ["digits", "random", "1", "quick", "new"],
+    ]
+    assert said[3:] == ["2 have no like on record: how long they take is not known"]
+    rows = parse(command("run", *what, "0", "1", "--dry-run", "--force", "--json"))
+    assert [(row["seed"], row["record"]) for row in rows] == [(0, "overwritten"), (1, "new")]
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_table_of_no_experiment_names_the_choices(command, capsys):
+    assert cli.main(["table", "bench"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("gfo-lab: unknown experiment 'bench'; known: ablations, adaptation, ")
+    assert said.count("\n") == 1
+
+
 def test_a_run_and_its_table(command, tmp_path):
     out = ["--out", str(tmp_path / "out")]
     what = ["tiny", "--profile", "quick", "--seed", "0", "1", *out, *IMPORT]

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from gfo_lab import sweep
 from gfo_lab.experiments import easy_vqa as task
 from gfo_lab.experiments.job import Job
 from gfo_lab.stats import clustered_error
@@ -72,6 +73,34 @@ def test_all_methods_of_a_seed_start_from_one_network_that_is_trained_once(
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name])
     assert not torch.equal(first.out.weight, other.out.weight)
+
+
+def test_the_time_of_a_killed_warm_start_is_kept_and_nothing_else_is_left(
+    splits, tmp_path, monkeypatch
+):
+    asked, fit = job("random", tmp_path), task.fit
+    warm = asked.config["warm"] | {"most": 2, "target": 2.0}
+    how = sweep.How("cpu", tmp_path, tmp_path / "out", tmp_path / "scratch", False, None)
+    identity = dict(experiment="easy-vqa", dataset="easy-vqa", method="random", seed=0,
+                    profile="quick", config=asked.config | {"warm": warm})  # fmt: skip
+    checkpoint = tmp_path / "scratch" / "run.pt"
+
+    def killed_in_the_second_epoch(*args, epochs, **more):
+        if epochs == 2:
+            raise KeyboardInterrupt
+        fit(*args, epochs=epochs, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task, "fit", killed_in_the_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            sweep.measure(identity, how, checkpoint)
+    assert sweep.seconds_before(checkpoint, checkpoint.with_suffix(".seconds")) > 0
+    again = asked._replace(config=identity["config"], checkpoint=checkpoint)
+    task.warm_start(splits, again, 0)
+    (start,) = (tmp_path / "easy-vqa").glob("warm-*.pt")
+    start.with_suffix(".run.pt").write_bytes(b"")  # of a kill before it was removed
+    task.warm_start(splits, again, 0)
+    assert list((tmp_path / "easy-vqa").glob("*.pt")) == [start]
 
 
 def test_the_blind_answer_is_that_of_the_wording(splits):

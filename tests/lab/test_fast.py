@@ -1,6 +1,8 @@
 """CIFAR at strength: its network, how settings are chosen, the two measures that decide, queues."""
 
+import dataclasses
 import itertools
+import shlex
 import sys
 import tarfile
 
@@ -353,6 +355,68 @@ def test_a_queue_tells_how_many_of_its_runs_failed(queue, monkeypatch):
     with pytest.raises(FailedRuns, match="^2 of 3 runs failed; the others are on record\n"):
         go(60)
     assert len(did) == 3
+
+
+@pytest.fixture
+def untuned(queue, monkeypatch):
+    """The queue, where the second entry asks for a method whose search failed, and for others."""
+
+    def configs(dataset, method, profile):
+        if (method, profile) == ("random", "full"):
+            raise search.NotTuned("random is not tuned on digits: search first")
+        return [{}]
+
+    task = dataclasses.replace(run.EXPERIMENTS["cifar"], configs=configs)
+    monkeypatch.setitem(run.EXPERIMENTS, "cifar", task)
+    (first, last) = run.QUEUES["some"]
+    both = dict(last, methods=["random", "concrete"], seeds=[0, 2])
+    monkeypatch.setitem(run.QUEUES, "some", [first, both, dict(last, methods=["gflowout"])])
+    return queue
+
+
+def test_what_waits_for_a_search_that_failed_holds_up_nothing_else(untuned, tmp_path, capsys):
+    did, go = untuned
+    with pytest.raises(FailedRuns) as told:
+        go(60)
+    searched = [("digits", "random", 2), ("digits", "random", 1)]
+    others = [("digits", "concrete", 0), ("digits", "concrete", 2), ("digits", "gflowout", 0)]
+    assert did == searched + others
+    failed, waits = str(told.value).splitlines()
+    assert waits == "cifar --profile full waits: random is not tuned on digits: search first"
+    assert "_random_s1_" in failed and " failed: too hard; again: python -m gfo_lab run " in failed
+    again = cli.parser().parse_args(shlex.split(failed.partition("gfo_lab ")[2]))
+    asked = again.experiment, again.dataset, again.method, again.seed, again.profile, again.device
+    assert asked == ("cifar", "digits", ["random"], [1], "quick", "cpu")
+    assert (again.out, again.scratch) == (str(tmp_path / "out"), str(tmp_path / "scratch"))
+    capsys.readouterr()
+    where = [f"--out={tmp_path / 'out'}", f"--scratch={tmp_path / 'scratch'}", "--device=cpu"]
+    assert cli.main(["run", "some", "--dataset=digits", "--profile=quick", *where]) == 1
+    assert did[5:] == [("digits", "random", 1)]  # the others are on record
+    assert capsys.readouterr().err == f"gfo-lab: {failed}\n{waits}\n"
+
+
+def test_a_queue_whose_time_is_up_waits_for_nothing(untuned):
+    did, go = untuned
+    go(1.5)  # the search is not over, and that is no fault
+    assert did == [("digits", "random", 2)]
+
+
+def test_the_archive_holds_records_alone(queue, tmp_path):
+    _, go = queue
+    (tmp_path / "out" / "cifar").mkdir(parents=True)
+    (tmp_path / "out" / "cifar" / ".x.json.1.tmp").write_text("{")  # another process writes it
+    go(1)
+    with tarfile.open(tmp_path / "out.tar.gz") as archive:
+        (name,) = archive.getnames()
+    assert name.startswith("cifar/") and name.endswith(".json")
+
+
+def test_a_queue_without_time_says_so(queue, capsys):
+    did, _ = queue
+    for minutes in ("0", "-5"):
+        assert cli.main(["run", "some", f"--minutes={minutes}"]) == 2 and not did
+        told = f"gfo-lab: minutes is {minutes}, needs to be at least 1\n"
+        assert capsys.readouterr().err == told
 
 
 def test_a_queue_begins_nothing_that_would_not_end(queue):

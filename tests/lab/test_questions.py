@@ -167,14 +167,13 @@ def test_the_blind_floor_is_the_published_one(easy):
 
 
 def test_damaged_features_are_named(tmp_path):
-    path = tmp_path / "features.pt"
+    path, train = tmp_path / "features.pt", torch.arange(7)
     torch.save(torch.ones(7, 16, 64), path)
-    assert easy_vqa.read_features(path, 7).shape == (7, 16, 64)
     with pytest.raises(ValueError, match="does not hold 8 × 16 × 64"):
-        easy_vqa.read_features(path, 8)
+        easy_vqa.read_features(path, 8, train)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="is damaged") as error:
-        easy_vqa.read_features(path, 7)
+        easy_vqa.read_features(path, 7, train)
     assert "\n" not in str(error.value)
 
 
@@ -202,6 +201,10 @@ def test_a_missing_wheel_or_file_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(easy_vqa, "wheel", lambda: tmp_path)
     (tmp_path / "answers.txt").write_text("yes\nno")
     with pytest.raises(FileNotFoundError, match="train/questions.json"):
+        gfo.data.load("easy-vqa", root=tmp_path)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "questions.json").write_text('[["is it')
+    with pytest.raises(ValueError, match=r"questions\.json' is damaged, .*: install easy-vqa anew"):
         gfo.data.load("easy-vqa", root=tmp_path)
     with pytest.raises(FileNotFoundError, match="test/images/3.png is missing or damaged"):
         easy_vqa.picture(tmp_path, "test", 3)
@@ -325,7 +328,10 @@ def spoil(folder, what):
     [
         ("missing file", "val2014_questions.json.*|train2014_annotations.json, v2_OpenEnded"),
         ("missing folder", "lacks, under .*: val2014$"),
-        ("truncated", "v2_OpenEnded_mscoco_val2014_questions.json is damaged"),
+        (
+            "truncated",
+            "v2_OpenEnded_mscoco_val2014_questions.json' is damaged, .*: download it anew",
+        ),
         ("wrong key", "has no key 'questions'; it has: question"),
         ("column", "train2014_annotations.json lacks answers"),
         ("no annotation", "question 3 of v2_OpenEnded_mscoco_train2014_questions.json has no"),

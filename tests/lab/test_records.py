@@ -61,6 +61,13 @@ def test_a_package_in_somebody_elses_repository_names_no_commit(monkeypatch):
     assert found["commit"] is found["gfo_tree"] is found["dirty"] is None
 
 
+def test_a_git_that_does_not_answer_is_said(monkeypatch):
+    monkeypatch.setattr(records, "_git", lambda *asked: "" if asked[0] == "status" else None)
+    with pytest.warns(UserWarning, match="records will not name their source"):
+        found = records.provenance.__wrapped__()
+    assert found["commit"] is None and found["dirty"] is False
+
+
 def test_a_name_with_a_slash_is_one_file(tmp_path):
     path = records.write(
         **ROW | {"dataset": "org/name"}, seed=0, config={}, metrics={"a": 1.0}, wall_s=1.0,
@@ -352,3 +359,8 @@ def test_a_small_number_is_kept_to_four_digits_that_count():
         "p": 3.246e-8, "nll": [0.123457, -0.0001235],
     }  # fmt: skip
     assert records.rounded([0.0, float("inf")]) == [0.0, float("inf")]
+    kept = records.rounded((1, np.float32(0.1), np.float64(1e300), -1e-300, 0.001, True, None, "a"))
+    assert kept == [1, 0.1, 1e300, -1e-300, 0.001, True, None, "a"]
+    assert [type(value) for value in kept[:3]] == [int, float, float]
+    with pytest.raises(TypeError):
+        records.rounded({"probs": np.ones(1)})

@@ -12,7 +12,8 @@ import time
 import numpy as np
 import pytest
 import tiny_experiment
-from gfo_lab import records
+from filelock import FileLock
+from gfo_lab import records, sweep
 from gfo_lab.cli import main
 from gfo_lab.experiments import EXPERIMENTS
 from gfo_lab.run import plan, run
@@ -214,6 +215,85 @@ def test_faults_d_the_wall_time_is_that_of_all_attempts(folders, monkeypatch):
     process.join()
     (wall,) = run("tiny", seeds=[0], **how)["wall_s"]
     assert 1.1 < wall < 5  # three epochs before the kill, one after
+
+
+def stopped(folders, monkeypatch):
+    """A run of seed 0, stopped in its third epoch; returns what else lies beside its checkpoint."""
+    log, how = folders
+
+    def stop(seconds):
+        if len(list(log.iterdir())) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("time.sleep", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("tiny", seeds=[0], **how)
+    (kept,) = how["scratch"].glob("*.seconds")
+    return kept
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"{", b"3", b"{}", b'{"before": "x", "begun": 0}', b'{"before": 1, "begun": null}', None,
+])  # fmt: skip
+def test_a_damaged_wall_time_is_said_and_the_run_goes_on(content, folders, monkeypatch):
+    log, how = folders
+    kept = stopped(folders, monkeypatch)
+    kept.unlink() if content is None else kept.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"\.seconds' is damaged or gone: wall_s") as told:
+        (wall,) = run("tiny", seeds=[0], **how)["wall_s"]
+    assert wall < 60 and "\n" not in str(told[0].message)
+    whole(how, [0])
+    assert starts(log) == {"s0_e0": 1, "s0_e1": 1, "s0_e2": 2, "s0_e3": 1}
+    assert list(how["scratch"].iterdir()) == []
+
+
+def test_what_a_kill_behind_the_record_leaves_is_removed(folders, monkeypatch):
+    _, how = folders
+    write = records.write
+
+    def killed_after(**record):
+        write(**record)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write", killed_after)
+        with pytest.raises(KeyboardInterrupt):
+            run("tiny", seeds=[0], **how)
+    found = whole(how, [0])
+    assert {path.suffix for path in how["scratch"].iterdir()} == {".pt", ".seconds"}
+    for damaged in ("{", '{"before": 0}'):  # of another run, in whatever state
+        (how["scratch"] / "tiny_x_s0_full_a.0f.seconds").write_text(damaged)
+        run("tiny", seeds=[1], **how)  # whatever is run next
+        (left,) = how["scratch"].iterdir()
+        assert left.name == "tiny_x_s0_full_a.0f.seconds"
+    assert found.equals(records.read("tiny", how["out"]).iloc[:1])
+
+
+def test_checkpoints_beside_a_record_are_let_be_while_they_are_in_use(folders):
+    _, how = folders
+    run("tiny", seeds=[0], **how)
+    kept = how["scratch"] / "tiny_x_s0_full_a.0f.seconds"
+    (record,) = (how["out"] / "tiny").iterdir()
+    kept.write_text(json.dumps({"before": 0, "begun": 0, "record": str(record)}))
+    with FileLock(how["scratch"] / "tiny_x_s0_full_a.lock"):  # somebody redoes it
+        run("tiny", seeds=[1], **how)
+        assert kept.exists()
+    run("tiny", seeds=[2], **how)
+    assert not kept.exists()
+
+
+def test_a_disk_that_is_full_behind_the_record_fails_nothing(folders, monkeypatch):
+    _, how = folders
+    write = sweep.write_json
+
+    def full(path, content):
+        if "ended" in content:
+            raise ValueError("cannot be written to (No space left on device)")
+        write(path, content)
+
+    monkeypatch.setattr(sweep, "write_json", full)
+    assert len(run("tiny", seeds=[0], **how)) == 1
 
 
 @pytest.mark.slow

@@ -204,3 +204,9 @@ def test_recommended_is_on_policy_and_takes_changes():
 def test_what_makes_no_sense_is_refused_in_one_line(config, message):
     with pytest.raises(ValueError, match=message):
         gfo.GFlowOut(**config)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("x", "known: arm, reverse-kl"), ("amr", "'arm'")])
+def test_an_unknown_objective_is_told_all_there_are(name, hint):
+    with pytest.raises(ValueError, match=f"unknown objective '{name}'; .*{hint}"):
+        gfo.GFlowOut(objective=name)

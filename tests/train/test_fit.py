@@ -772,3 +772,17 @@ def test_what_the_likelihood_learns_is_trained_beside_a_frozen_backbone():
     assert model[0].weight[0, 0] == 1
     left = (y - x[:, :1]).square().mean().sqrt()
     assert float(net.likelihood.log_sd.detach().exp()) == pytest.approx(float(left), rel=0.1)
+
+
+def test_tensors_whose_batches_are_copies_are_not_copied_again_to_be_augmented(monkeypatch):
+    made, clone, (x, y) = [], torch.clone, problem(64)
+    kept = x.clone()
+    monkeypatch.setattr(torch, "clone", lambda t: made.append(t) or clone(t))
+    counts = []
+    for data in ((x, y), [(x[:32], y[:32]), (x[32:], y[32:])]):
+        for augment in (None, lambda x, gen: x.add_(1)):
+            made.clear()
+            gfo.fit(fresh("random"), data, augment=augment, **HOW | {"epochs": 1})
+            counts.append(len(made))
+    assert counts[1] == counts[0] and counts[3] == counts[2] + 2
+    assert torch.equal(x, kept)

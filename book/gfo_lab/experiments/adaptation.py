@@ -12,7 +12,6 @@ from torch import Tensor
 
 import gfo
 from gfo.core.noise import derive, generator
-from gfo.train.batchnorm import reestimate
 from gfo.train.fit import fit
 from gfo_lab.experiments.cifar import cells, logits_of, reestimated, scores
 from gfo_lab.experiments.job import Job, declare
@@ -84,7 +83,7 @@ def learn(
     checkpoint = job.checkpoint and job.checkpoint.with_suffix(f".{start}{count}.pt")
     how = job.how_to_fit(seed, checkpoint, epochs=config["clean_epochs"])
     fit(net, some, **how, **recipe(job.config, job.device))
-    reestimate(net, some[0], augment=AUGMENTS[config["augment"]], seed=seed)
+    gfo.train.reestimate(net, some[0], augment=AUGMENTS[config["augment"]], seed=seed)
     return net
 
 

@@ -5,13 +5,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 import gfo
 from gfo.core.noise import generator
 from gfo.data.transforms import add_noise, rotated
-from gfo.evaluate import masks, uncertainty
-from gfo.evaluate.metrics import evaluate, reliability, scored, selective_accuracy
+from gfo.evaluate import masks, metrics, uncertainty
 from gfo_lab.experiments import search
 from gfo_lab.experiments.job import Job, base_config, declare
 from gfo_lab.experiments.training import fitted, mean_loss, probabilities
@@ -37,7 +35,7 @@ def run_rotation(job: Job) -> dict[str, Any]:
     x, y = splits.test
     found: dict[str, Any] = {}
     for suffix, images in (("", x), ("_rotated", rotated(splits))):
-        scores = scored(probabilities(net, images, job.config["samples"]), y)
+        scores = metrics.scored(probabilities(net, images, job.config["samples"]), y)
         kept = {k: v for k, v in scores.items() if k == "accuracy_one_mask" or "one_mask" not in k}
         found |= {name + suffix: value for name, value in kept.items()}
     if isinstance(net, gfo.Attached):
@@ -67,7 +65,7 @@ def run_table1(job: Job) -> dict[str, Any]:
     return found | {"epochs": sum(map(len, histories))}
 
 
-def blurred(splits: gfo.data.Splits) -> Tensor:
+def blurred(splits: gfo.data.Splits) -> torch.Tensor:
     """The test images under the released code's Gaussian blur of September 2022: a window of 5
     pixels across and 9 down, σ = 5 pixels both ways, edges mirrored."""
     from torchvision.transforms.functional import gaussian_blur  # takes two seconds: not above
@@ -87,15 +85,15 @@ def shifts(net: gfo.Attached | gfo.Ensemble, splits: gfo.data.Splits, samples: i
             images = splits.shifted(x[:count], lambda raw, s=severity: change(raw, s))
             logits = gfo.sample_logits(net, images, samples)  # (S, B, K)
             doubt = {name: float(score(logits).mean()) for name, score in doubts.items()}
-            rows.append(evaluate(net.likelihood.probs(logits).mean(0), y[:count]) | doubt)
+            rows.append(metrics.evaluate(net.likelihood.probs(logits).mean(0), y[:count]) | doubt)
         for metric in ("accuracy", "nll", *doubts):
             found[f"{metric}_by_{name}"] = [row[metric] for row in rows]
 
     for suffix, images in (("", x), ("_rotated", rotated(splits)), ("_blurred", blurred(splits))):
         single = probabilities(net, images, samples)
-        found |= {k + suffix: v for k, v in scored(single, y).items()}
-        found["selective" + suffix] = selective_accuracy(single.mean(0), y, COVERAGES)
-        found["reliability" + suffix] = reliability(single.mean(0), y)
+        found |= {k + suffix: v for k, v in metrics.scored(single, y).items()}
+        found["selective" + suffix] = metrics.selective_accuracy(single.mean(0), y, COVERAGES)
+        found["reliability" + suffix] = metrics.reliability(single.mean(0), y)
     by_severity("angle", ANGLES, gfo.data.rotate, ANGLE_IMAGES)
     by_severity("noise", NOISE, add_noise)
     return found
@@ -105,7 +103,7 @@ def by_masks(net: gfo.Attached | gfo.Ensemble, splits: gfo.data.Splits) -> dict[
     """Clean scores against the number of averaged masks."""
     x, y = splits.test
     single = probabilities(net, x, max(MASKS))
-    scores = [evaluate(single[:count].mean(0), y) for count in MASKS]
+    scores = [metrics.evaluate(single[:count].mean(0), y) for count in MASKS]
     return {f"{m}_by_masks": [s[m] for s in scores] for m in ("accuracy", "nll")}
 
 

@@ -1,7 +1,6 @@
 """Questions about pictures: MCAN on easy-VQA, clean and under feature noise; what the paper's
 Table 2 asks of VQA v2."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,7 @@ import gfo
 from gfo.core.noise import derive
 from gfo.core.rates import LEARNING_RATES
 from gfo.data.splits import data_root
-from gfo.evaluate.masks import policy_divergences
-from gfo.evaluate.metrics import evaluate
+from gfo.evaluate import masks, metrics
 from gfo.train.fit import fit
 from gfo_lab.experiments import vqa_v2
 from gfo_lab.experiments.digits import EVERY
@@ -59,15 +57,13 @@ def run(job: Job) -> dict[str, Any]:
         return vqa_v2.run(job)
     splits, config = job.splits(), job.config
 
-    def train(seed: int, checkpoint: Path | None) -> tuple[gfo.Attached, pd.DataFrame]:
+    def make(seed: int) -> gfo.Attached:
         method = gfo.methods.create(job.method, **config["method"])
         start = warm_start(splits, job, seed)
         torch.manual_seed(derive(seed, "masks"))
-        net = gfo.attach(*start, method, first(splits.train, 2)[0])
-        some = first(splits.train, config["questions"])
-        return net, fit(net, some, **job.how_to_fit(seed, checkpoint))
+        return gfo.attach(*start, method, first(splits.train, 2)[0])
 
-    net, histories = train_members(train, job)
+    net, histories = train_members(make, job, first(splits.train, config["questions"]))
     found = warm_figures(splits, job) | measure(net, splits, config)
     found |= mean_loss(histories, [h.iloc[-1] for h in histories])
     seconds = sum(float(h["seconds"].sum()) for h in histories)
@@ -92,15 +88,19 @@ def warm_start(splits: VisualQuestions, job: Job, seed: int) -> tuple[nn.Module,
     torch.manual_seed(derive(seed, "init"))
     model, sites = vqa_v2.build(splits, config)
     folder.mkdir(parents=True, exist_ok=True)
+    progress = path.with_suffix(".run.pt")
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
+            progress.unlink(missing_ok=True)  # of a kill between the two
             return gfo.load(path, model).detach(), sites
         plain = gfo.methods.create("random", keep=warm["keep"])
         net = gfo.attach(model, sites, plain, first(splits.train, 2)[0])
-        progress, some = path.with_suffix(".run.pt"), first(splits.train, config["questions"])
+        some = first(splits.train, config["questions"])
         how = dict(batch=warm["batch"], lr={"backbone": warm["lr"]})
         for epochs in range(1, warm["most"] + 1):
             fit(net, some, **job.how_to_fit(seed, progress, epochs=epochs, **how))
+            if job.checkpoint:  # this job's time, though the work lies beside the data
+                job.checkpoint.with_suffix(".warm").touch()
             if masks_off(net.model, splits.valid) >= warm["target"]:
                 break
         gfo.save(net.cpu(), path)
@@ -145,9 +145,9 @@ def measure(
     found["noise"] = list(NOISE)
     sweep = [asked(net, splits, s, config["sweep"], config["samples"]) for s in NOISE]
     for metric in ("accuracy", "nll"):
-        found[f"{metric}_by_noise"] = [evaluate(p, y)[metric] for p, y, _ in sweep]
+        found[f"{metric}_by_noise"] = [metrics.evaluate(p, y)[metric] for p, y, _ in sweep]
     if isinstance(net, gfo.Attached):
-        found |= policy_divergences(net, *first(splits.test, 300))
+        found |= masks.policy_divergences(net, *first(splits.test, 300))
     return found
 
 
@@ -168,7 +168,7 @@ def scores(probs: Tensor, y: Tensor, table: pd.DataFrame) -> dict[str, Any]:
     """evaluate's, accuracy by kind of question, and right answers per image as base-36 digits."""
     right = (probs.argmax(1) == y).double().numpy()
     image = table["image"].to_numpy()
-    found: dict[str, Any] = evaluate(probs, y)
+    found: dict[str, Any] = metrics.evaluate(probs, y)
     for kind in ("all", *table["kind"].unique()):
         rows = slice(None) if kind == "all" else (table["kind"] == kind).to_numpy()
         tail = "" if kind == "all" else "_" + kind.replace("/", "_")

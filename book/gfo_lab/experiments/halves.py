@@ -1,7 +1,6 @@
 """What a posterior over masks is for: the lower half of a digit from its upper half, where one
 input has many right outputs, beside the digit's label, where it has one."""
 
-import statistics
 import timeit
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,7 @@ from torch import Tensor
 import gfo
 from gfo.core.rates import LEARNING_RATES
 from gfo.core.registry import Registry
-from gfo.evaluate.marginal import importance_log_predictive, log_predictive_curve
-from gfo.evaluate.masks import correlations, distances, policy_divergences
+from gfo.evaluate import marginal, masks
 from gfo.train.fit import predictive_nll
 from gfo_lab import declared, records
 from gfo_lab.experiments import search
@@ -105,19 +103,19 @@ def looked_at(net: gfo.Attached, x: Tensor, y: Tensor, job: Job) -> dict[str, An
     """What the masks say of half digits: the paper's A.2 by 256 masks of q per image, and Figure 6
     by the digits' classes, which no network has seen."""
     whole = job._replace(dataset=job.dataset.removesuffix("-halves")).splits()
-    apart = distances(net, x, whole.test[1][: len(y)], seed=job.seed)
-    return apart | correlations(net, x, y, masks=256, seed=job.seed)
+    apart = masks.distances(net, x, whole.test[1][: len(y)], seed=job.seed)
+    return apart | masks.correlations(net, x, y, masks=256, seed=job.seed)
 
 
 def tested(net: gfo.Attached, x: Tensor, y: Tensor, config: dict[str, Any]) -> dict[str, Any]:
     """Nats per test image, by masks of p and, where q reads y, by masks of q; and per site the nats
     by which the masks of 500 of them have moved."""
-    curve = -log_predictive_curve(net, x, y, config["counts"])  # (S, n)
+    curve = -marginal.log_predictive_curve(net, x, y, config["counts"])  # (S, n)
     mean = curve.mean(1).tolist()
     found = {"nll": mean[-1], "nll_20": mean[config["counts"].index(20)], "nll_curve": mean}
-    found |= {"nll_sd": float(curve[-1].std())} | policy_divergences(net, x[:500], y[:500])
+    found |= {"nll_sd": float(curve[-1].std())} | masks.policy_divergences(net, x[:500], y[:500])
     if net.method.q is not None and net.method.reads_label:
-        weighed = importance_log_predictive(net, x, y, config["proposals"])
+        weighed = marginal.importance_log_predictive(net, x, y, config["proposals"])
         found |= {"nll_is": -float(weighed.log_prob.mean()), "ess": float(weighed.ess.mean())}
     return found
 
@@ -136,7 +134,7 @@ def step_ms(net: gfo.Attached, x: Tensor, y: Tensor) -> float:
     """Median time of loss and gradient of one batch, of 20, in milliseconds."""
     times = timeit.repeat(lambda: net.loss(x, y, n=len(y)).total.backward(), number=1, repeat=20)
     net.zero_grad(set_to_none=True)
-    return 1000 * statistics.median(times)
+    return 1000 * float(pd.Series(times).median())
 
 
 for _name, _what in ABOUT["about"].items():

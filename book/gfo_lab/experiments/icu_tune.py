@@ -110,7 +110,7 @@ def valid_nll(splits: gfo.data.Splits, job: Job, number: int) -> float:
 
 
 def chosen(method: str, dataset: str, out: Path | None = None) -> dict[str, Any]:
-    """The point of lowest `tune_nll` on record. ValueError where the search was not run."""
+    """The point of lowest `tune_nll` on record. `search.NotTuned` where that was not run."""
     if method == "majority":
         return {}
     searched = search.SAME_AS.get(method, method)
@@ -120,5 +120,5 @@ def chosen(method: str, dataset: str, out: Path | None = None) -> dict[str, Any]
     )  # fmt: skip
     if found.empty:
         cure = f"run icu-tune --dataset {dataset} --seed 0 --method {searched} first"
-        raise ValueError(f"{searched} is not tuned on {dataset}: python -m gfo_lab {cure}")
+        raise search.NotTuned(f"{searched} is not tuned on {dataset}: python -m gfo_lab {cure}")
     return search.best_point(method, space(searched), found.iloc[0]["tune_nll"])

@@ -28,6 +28,10 @@ TUNED = "tune_nll", "tune"
 GROUPS = {"backbone": "lr", "masks": "masks_lr"}  # of `fit`, by their name in a search space
 
 
+class NotTuned(ValueError):
+    """The search that a configuration is chosen by is not complete on record."""
+
+
 def grid(axes: dict[str, list]) -> list[dict[str, Any]]:
     """All points of a space."""
     return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
@@ -52,7 +56,7 @@ def configuration(method: str, point: dict[str, Any], profile: str) -> dict[str,
 
 
 def chosen(method: str, dataset: str, profile: str, out: Path | None = None) -> dict[str, Any]:
-    """The config, under the budget of `profile`, of the first search's best point; ValueError as of
+    """The config, under the budget of `profile`, of the first search's best point; `NotTuned` as of
     `on_record`."""
     searched = SAME_AS.get(method, method)
     tried = configs(dataset, searched, "tune")
@@ -64,7 +68,7 @@ def on_record(configs: list[dict], metric: str, experiment: str, *which: Any) ->
     """What a search found under each config, the mean over its seeds; which: dataset, method and
     profile, and the folder of records.
 
-    Raises ValueError where the search is not complete: a config lacks a seed of its profile.
+    Raises `NotTuned` where the search is not complete: a config lacks a seed of its profile.
     """
     dataset, method, profile, *out = which
     found = records.read(experiment, *out, dataset=dataset, method=method, profile=profile)
@@ -74,7 +78,7 @@ def on_record(configs: list[dict], metric: str, experiment: str, *which: Any) ->
     if min(map(len, seeds)) < len(budget(profile).seeds):
         cure = f"{experiment} --profile {profile} --dataset {dataset} --method {method} first"
         cure = f"python -m gfo_lab run {cure}, into {records.RESULTS}"
-        raise ValueError(f"{method} is not tuned on {dataset}: {cure}")
+        raise NotTuned(f"{method} is not tuned on {dataset}: {cure}")
     return [sum(each) / len(each) for each in seeds]
 
 

@@ -1,7 +1,7 @@
 """From a job to trained networks: the same backbone for every method of a seed."""
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import gfo
 from gfo.core.noise import derive, generator
 from gfo.core.registry import Registry
-from gfo.train import Swag, with_weights
 from gfo.train.fit import fit
 from gfo_lab.experiments.job import Job
 from gfo_lab.plugins import optional
@@ -23,16 +22,10 @@ def fitted(
 ) -> tuple[gfo.Attached | gfo.Ensemble, list[pd.DataFrame]]:
     """Train the network of a job, or the members of an ensemble; with one history per member."""
     config = job.config
-
-    def train(seed: int, checkpoint: Path | None) -> tuple[gfo.Attached, pd.DataFrame]:
-        net = make_net(splits, job.method, seed, config, likelihood)
-        return net, fit(
-            net, splits.train, splits.valid, patience=config["patience"],
-            samples=config.get("valid_samples", config["samples"]),
-            **job.how_to_fit(seed, checkpoint), **recipe(config, job.device),
-        )  # fmt: skip
-
-    return train_members(train, job)
+    make = partial(make_net, splits, job.method, config=config, likelihood=likelihood)
+    how = recipe(config, job.device) | {"patience": config["patience"]}
+    how["samples"] = config.get("valid_samples", config["samples"])
+    return train_members(make, job, splits.train, splits.valid, **how)
 
 
 def laplace(splits: gfo.data.Splits, job: Job) -> tuple[gfo.Ensemble, list[pd.DataFrame]]:
@@ -46,22 +39,22 @@ def laplace(splits: gfo.data.Splits, job: Job) -> tuple[gfo.Ensemble, list[pd.Da
     posterior = package.Laplace(net, "classification", "last_layer", "full", **how)
     posterior.fit(DataLoader(TensorDataset(*splits.train), 500))
     weights = posterior.sample(job.config["samples"], generator(job.seed, "laplace"))
-    return gfo.Ensemble([with_weights(net, w, "model.fc") for w in weights]), histories
+    return gfo.Ensemble([gfo.train.with_weights(net, w, "model.fc") for w in weights]), histories
 
 
 def swag(splits: gfo.data.Splits, job: Job) -> tuple[gfo.Ensemble, list[pd.DataFrame]]:
     """As `fitted` for half of the epochs. The others, at the config's constant "rate", end in an
-    iterate each, and `Swag` draws a network per mask of the test. A stopped run does that half
-    again, since no checkpoint holds iterates."""
+    iterate each, and `gfo.train.Swag` draws a network per mask of the test. A stopped run does that
+    half again, since no checkpoint holds iterates."""
     config, half = job.config, job.config["epochs"] // 2
     net, histories = fitted(splits, job._replace(config=config | {"epochs": half}))
-    posterior, rates = Swag(net), {"lr": config["lr"] | {"backbone": config["rate"]}}
+    posterior, rates = gfo.train.Swag(net), {"lr": config["lr"] | {"backbone": config["rate"]}}
     how = job.how_to_fit(derive(job.seed, "swag"), None, epochs=config["epochs"] - half, **rates)
     how |= recipe(config | rates | {"schedule": None}, job.device)
     histories.append(fit(net, splits.train, on_epoch=posterior.collect, **how))
     # not `posterior.ensemble`: `cifar` takes BatchNorm's statistics anew, for every row alike
     weights = [posterior.draw(job.seed, k) for k in range(config["samples"])]
-    return gfo.Ensemble([with_weights(net, w) for w in weights]), histories
+    return gfo.Ensemble([gfo.train.with_weights(net, w) for w in weights]), histories
 
 
 # How a config's "weights" asks for networks: the trained ones, or drawn around one.
@@ -82,23 +75,27 @@ def mean_loss(histories: list[pd.DataFrame], rows: list[pd.Series]) -> dict[str,
 
 
 def train_members(
-    train: Callable[[int, Path | None], tuple[gfo.Attached, Any]], job: Job
-) -> tuple[gfo.Attached | gfo.Ensemble, list[Any]]:
-    """One network, or an ensemble of several that differ in their seed alone.
+    make: Callable[[int], gfo.Attached], job: Job, *data: Any, **how: Any
+) -> tuple[gfo.Attached | gfo.Ensemble, list[pd.DataFrame]]:
+    """One trained network, or an ensemble of several that differ in their seed alone.
 
     Args:
-        train: `train(seed, checkpoint)` gives a trained network and its history. A single one gets
-            the job's own; each member of an ensemble gets a seed and a file derived from them.
-        job: Its method says how many members there are.
+        make: `make(seed)` gives a fresh network. A single one gets the job's own seed, and its
+            checkpoint; each member of an ensemble gets a seed and a file derived from them.
+        job: Its method says how many members there are, its config how to fit them.
+        *data: To train on, and to validate on, as `gfo.fit` takes them.
+        **how: Further arguments of `gfo.fit`.
 
     Returns:
         The network or the ensemble, and one history per member.
     """
     members, file = gfo.methods.create(job.method, **job.config["method"]).members, job.checkpoint
-    if members == 1:
-        net, history = train(job.seed, file)
-        return net, [history]
-    seeds = [derive(job.seed, "member", k) for k in range(members)]
-    files = [file and file.with_suffix(f".{k}.pt") for k in range(members)]
-    nets, histories = zip(*map(train, seeds, files), strict=True)
-    return gfo.Ensemble(nets), list(histories)
+    seeds, files = [job.seed], [file]
+    if members > 1:
+        seeds = [derive(job.seed, "member", k) for k in range(members)]
+        files = [file and file.with_suffix(f".{k}.pt") for k in range(members)]
+    nets, histories = [], []
+    for seed, checkpoint in zip(seeds, files, strict=True):
+        nets.append(make(seed))
+        histories.append(fit(nets[-1], *data, **job.how_to_fit(seed, checkpoint), **how))
+    return gfo.Ensemble(nets) if members > 1 else nets[0], histories

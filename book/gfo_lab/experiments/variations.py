@@ -1,7 +1,6 @@
 """One change at a time: which parts of GFlowOut do any work, its controls, and settings of plain
 dropout that might explain the paper's Random row."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from gfo_lab import declared, records
 from gfo_lab.experiments.digits import run_rotation, run_table1, tuned_configs
 from gfo_lab.experiments.job import declare, method_config
 
-Changes = Mapping[str, dict[str, Any]]  # name of the change: what differs, see `vary`
+Changes = dict[str, dict[str, Any]]  # name of the change: what differs, see `vary`
 
 ABOUT = declared(__file__)
 CHANGES = Registry("method with variations", ABOUT["changes"])

@@ -1,9 +1,7 @@
 """VQA v2 itself, for those who have its files: what the paper's Table 2 asks."""
 
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -12,7 +10,6 @@ import gfo
 from gfo.core.noise import derive, generator
 from gfo.core.rates import LEARNING_RATES
 from gfo.models.coattention import producers
-from gfo.train.fit import fit
 from gfo_lab.experiments.job import Job, base_config
 from gfo_lab.experiments.training import mean_loss, train_members
 from gfo_lab.vqa.answers import accuracy
@@ -50,17 +47,16 @@ def run(job: Job) -> dict[str, Any]:
     the soft targets in nats per question."""
     splits, config = job.splits(), job.config
 
-    def train(seed: int, checkpoint: Path | None) -> tuple[gfo.Attached, pd.DataFrame]:
+    def make(seed: int) -> gfo.Attached:
         torch.manual_seed(derive(seed, "init"))
         model, sites = build(splits, config)
-        # `fit` seeds the loader's generator anew each epoch
-        batches = DataLoader(splits.train, config["batch"], True, generator=torch.Generator())
         method = gfo.methods.create(job.method, **config["method"])
         (x, _) = next(iter(DataLoader(splits.train, 2)))
-        net = gfo.attach(model, sites, method, x, likelihood=gfo.SoftTargets())
-        return net, fit(net, batches, **job.how_to_fit(seed, checkpoint))
+        return gfo.attach(model, sites, method, x, likelihood=gfo.SoftTargets())
 
-    net, histories = train_members(train, job)
+    # `fit` seeds the loader's generator anew each epoch
+    batches = DataLoader(splits.train, config["batch"], True, generator=torch.Generator())
+    net, histories = train_members(make, job, batches)
     found = mean_loss(histories, [h.iloc[-1] for h in histories])
     for suffix, sigma in (("", 0.0), ("_noisy", config["sigma"])):
         scores = tested(net, splits, sigma, config["samples"])

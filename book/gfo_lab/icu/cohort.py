@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from gfo_lab.icu.drugs import Codes, infused, votes
 from gfo_lab.icu.eicu import check_stays, chunks, folder
@@ -53,28 +52,23 @@ class Funnel:
 
     def __init__(self, rules: Rules):
         self.rules = rules
-        self.rows: dict[tuple[str, str, str], list[int]] = {}
+        self.rows: list[tuple[str, str, str, int, int]] = []  # as `table` has them, chunk by chunk
         self.stays: set[int] = set()  # of the patient table, as it was read
 
     def read(self, frame: pd.DataFrame, table: str, what: str) -> None:
         """The rows of a table before any rule, all of known stays."""
         check_stays(frame, table, self.stays)
-        self.count(table, what, "", 0, len(frame))
-
-    def count(self, table: str, rule: str, argument: str, dropped: int, left: int) -> None:
-        entry = self.rows.setdefault((table, rule, argument), [0, 0])
-        entry[0] += dropped
-        entry[1] += left
+        self.rows.append((table, what, "", 0, len(frame)))
 
     def drop(self, frame: pd.DataFrame, table: str, rule: str, argument: str, bad) -> pd.DataFrame:
         """`frame` without the rows where `bad`, if the rules' `argument` does not count them."""
         kept = frame if argument in COUNTED and getattr(self.rules, argument) else frame[~bad]
-        self.count(table, rule, argument, len(frame) - len(kept), len(kept))
+        self.rows.append((table, rule, argument, len(frame) - len(kept), len(kept)))
         return kept
 
     def table(self) -> pd.DataFrame:
-        columns = ["table", "rule", "argument", "dropped", "left"]
-        return pd.DataFrame([[*key, *value] for key, value in self.rows.items()], columns=columns)
+        rows = pd.DataFrame(self.rows, columns=["table", "rule", "argument", "dropped", "left"])
+        return rows.groupby(["table", "rule", "argument"], sort=False, as_index=False).sum()
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,7 @@ class Cohort:
     name: str
     rules: Rules
     stays: pd.DataFrame
-    given: Tensor
+    given: torch.Tensor
     tokens: list[str]
     labels: list[str]
     counts: pd.DataFrame

@@ -5,7 +5,8 @@ import pandas as pd
 from gfo_lab import declared
 
 WORDS = declared(__file__, "words.toml")
-FLUIDS, FORMS = (set(WORDS[kind].split()) for kind in ("fluids", "forms"))
+FLUIDS = set(WORDS["fluids"].split())
+PACKAGING = rf"(?: (?:[a-z]|{'|'.join(WORDS['forms'].split())}))+$"  # the first word always stays
 
 
 def phrase(names: pd.Series) -> pd.Series:
@@ -15,14 +16,7 @@ def phrase(names: pd.Series) -> pd.Series:
     text = text.str.replace(r"^\d[^:]*?(?::|\s-\s)\s*", "", regex=True)  # the container in front
     text = text.str.extract(r"^\s*([a-z][a-z' /-]*)", expand=False).fillna("")  # up to a number
     text = text.str.replace(r"[^a-z]+", " ", regex=True).str.strip()
-    return text.map(lambda words: trimmed(words.split()))
-
-
-def trimmed(words: list[str]) -> str:
-    """Words without packaging at the end; the first one always stays."""
-    while len(words) > 1 and (words[-1] in FORMS or len(words[-1]) == 1):
-        words = words[:-1]
-    return " ".join(words)
+    return text.str.replace(PACKAGING, "", regex=True)
 
 
 def infused(names: pd.Series) -> pd.Series:

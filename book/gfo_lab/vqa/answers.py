@@ -23,10 +23,8 @@ def without_marks(text: str) -> str:
     stops dropped but before a digit."""
     out, grouped = text, re.search(r"\d,\d", text)
     for mark in MARKS:
-        if mark + " " in text or " " + mark in text or grouped:
-            out = out.replace(mark, "")
-        else:
-            out = out.replace(mark, " ")
+        beside = mark + " " in text or " " + mark in text
+        out = out.replace(mark, "" if beside or grouped else " ")
     return re.sub(r"\.(?!\d)", "", out)
 
 

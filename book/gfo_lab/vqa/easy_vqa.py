@@ -1,6 +1,5 @@
 """easy-VQA (Zhou, 2019): 48,248 questions about one coloured shape per image, from its wheel."""
 
-import json
 from importlib import metadata
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from gfo.core.files import write_atomically
 from gfo.core.noise import generator
 from gfo.core.registry import DATASETS
 from gfo.data.splits import data_root
+from gfo_lab.json_files import read_json
 from gfo_lab.vqa import stem
 from gfo_lab.vqa.questions import VisualQuestions, Words, numbers_of
 
@@ -68,7 +68,7 @@ def questions(folder: Path) -> pd.DataFrame:
     path = folder / "questions.json"
     if not path.is_file():
         raise FileNotFoundError(f"easy-VQA lacks {path.parent.name}/{path.name}: install it anew")
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows = read_json(path, "install easy-vqa anew")
     table = pd.DataFrame(rows, columns=["text", "answer", "image"])
     kind = table["answer"].map({"yes": "yes/no", "no": "yes/no"} | dict.fromkeys(SHAPES, "shape"))
     return table.assign(kind=kind.fillna("colour"))
@@ -103,7 +103,7 @@ def make_features(
     return stem.features(images, train, labels, seed)
 
 
-def read_features(path: Path, count: int, train: Tensor | None = None) -> Tensor:
+def read_features(path: Path, count: int, train: Tensor) -> Tensor:
     """Kept features, or ValueError where they are damaged, not those of `count` images, or not
     standardised over the images `train`."""
     try:
@@ -113,11 +113,10 @@ def read_features(path: Path, count: int, train: Tensor | None = None) -> Tensor
         raise ValueError(f"{said}: delete it, it is made anew") from None
     if not isinstance(tokens, Tensor) or tokens.shape != (count, 16, 64):
         raise ValueError(f"{str(path)!r} does not hold {count} × 16 × 64 features: delete it")
+    sd, mean = torch.std_mean(tokens[train].flatten(0, 1), 0)  # (64,)
     wrong = None if tokens.isfinite().all() else "NaN"
-    if train is not None and not wrong:
-        sd, mean = torch.std_mean(tokens[train].flatten(0, 1), 0)  # (64,)
-        if mean.abs().max() > 0.1 or not 0.9 < sd.max() < 1.1:
-            wrong = "features that are not standardised"
+    if not wrong and (mean.abs().max() > 0.1 or not 0.9 < sd.max() < 1.1):
+        wrong = "features that are not standardised"
     if wrong:
         raise ValueError(f"{str(path)!r} holds {wrong}: delete it, it is made anew")
     return tokens

@@ -13,11 +13,10 @@ EPOCHS = 8
 
 def stem() -> nn.Sequential:
     """(n, 3, 32, 32) to (n, 64, 4, 4)."""
-    layers, before = [], 3
-    for width in WIDTHS:
+    layers = []
+    for before, width in zip((3, *WIDTHS[:-1]), WIDTHS, strict=True):
         conv = nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False)
         layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
-        before = width
     return nn.Sequential(*layers)
 
 

@@ -1,6 +1,5 @@
 """VQA v2 (Goyal et al., 2017) from its official files and bottom-up image features."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset
 from gfo.core.noise import generator
 from gfo.core.registry import DATASETS
 from gfo.data.splits import data_root
+from gfo_lab.json_files import read_json
 from gfo_lab.vqa.answers import normal, soft_target
 from gfo_lab.vqa.questions import VisualQuestions, Words
 
@@ -93,10 +93,7 @@ def table_of(folder: Path, part: str) -> pd.DataFrame:
 
 def entries(path: Path, key: str, columns: list[str]) -> pd.DataFrame:
     """The list under `key` of a JSON file as a table, each entry of which has the columns."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(f"{path.name} is damaged: it is no JSON; download it anew") from None
+    content = read_json(path, "download it anew")
     if key not in content:
         raise ValueError(f"{path.name} has no key {key!r}; it has: {', '.join(content)}")
     for entry in content[key]:
@@ -111,7 +108,7 @@ def vocabulary(folder: Path, tables: pd.DataFrame) -> list[str]:
     path = folder / "answer_dict.json"
     if path.exists():
         try:
-            number, _ = json.loads(path.read_text(encoding="utf-8"))
+            number, _ = read_json(path)
             return sorted(number, key=number.__getitem__)
         except (ValueError, AttributeError, TypeError):
             said = "answer_dict.json is not a list of two dicts, answer to number and back"
