@@ -56,9 +56,8 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 # Freeze on the oldest supported interpreter (`make PYTHON=python3.11 lock`): a newer one may pin
-# releases that the oldest cannot install. HOLD keeps what must not float: the torch pair that was
-# tested, and an ipykernel before 7.3, which warns at every start.
-HOLD := torch==2.13.0 torchvision==0.28.0 ipykernel==7.2.0
+# releases that the oldest cannot install. HOLD keeps what must not float: the torch pair tested.
+HOLD := torch==2.13.0 torchvision==0.28.0
 LOCK := _build/lock
 
 lock:

@@ -88,7 +88,8 @@ def execute(path: Path, key: str, kept: Path) -> dict:
         notebook,
         timeout=CELL_TIMEOUT,
         kernel_name="python3",
-        extra_arguments=[f"--IPKernelApp.exec_lines={KERNEL_START}"],
+        # a kernel warns at every start that its messages are not encrypted
+        extra_arguments=[f"--IPKernelApp.exec_lines={KERNEL_START}", "--IPKernelApp.log_level=40"],
         resources={"metadata": {"path": str(path.parent)}},
     )
     started, clock = datetime.now(UTC), time.perf_counter()

@@ -8,6 +8,7 @@ import papermill
 import pytest
 
 from book.tools import toc
+from book.tools.execute import CELL_TIMEOUT
 
 PARAMETERS = {"profile": "quick"}
 DETAILS = re.compile(r"<details>.*?</details>", re.DOTALL)
@@ -33,7 +34,7 @@ def test_chapter_and_its_solutions_run(path, tmp_path, monkeypatch):
     nbformat.write(notebook, longer)
     papermill.execute_notebook(
         longer, tmp_path / "out.ipynb", parameters=PARAMETERS, kernel_name="python3",
-        cwd=path.parent, progress_bar=False,
+        cwd=path.parent, progress_bar=False, execution_timeout=CELL_TIMEOUT,
     )  # fmt: skip
 
 
