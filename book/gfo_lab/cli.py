@@ -83,7 +83,7 @@ def run_command(a: argparse.Namespace) -> None:
     check_engine(a.jobs, a.engine, a.scheduler)
     todo = plan(a.experiment, **what, force=a.force)
     left = pd.DataFrame(todo.missing, columns=["dataset", "method", "seed", "profile"])
-    new = without_record(todo.grid, todo.out)
+    new = without_record(todo.grid, todo.out) if a.force else todo.missing
     if a.force:
         left["record"] = ["new" if run in new else "overwritten" for run in todo.missing]
     if a.json:

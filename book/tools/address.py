@@ -14,7 +14,7 @@ import nbformat
 import yaml
 
 from book.tools import toc
-from gfo.core.files import write_atomically
+from book.tools.execute import put
 
 CELL = """import importlib.util, subprocess, sys, tomllib
 from pathlib import Path
@@ -59,11 +59,6 @@ def set_address(url: str, root: Path = toc.ROOT) -> None:
         notebook = nbformat.read(chapter, as_version=4)
         next(c for c in notebook.cells if c.cell_type == "code").source = install_cell(root)
         put(chapter, nbformat.writes(notebook, indent=1) + "\n")
-
-
-def put(path: Path, text: str) -> None:
-    """Write a file whole or not at all, in UTF-8 whatever the locale."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -110,10 +110,14 @@ def execute(path: Path, key: str, kept: Path) -> dict:
 
 
 def put(path: Path, text: str) -> None:
-    """Write a file whole or not at all. `gfo.core.files` does too, but takes seconds to import."""
+    """Write a file whole or not at all, in UTF-8. `gfo.core.files` does too, but its import takes
+    seconds."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @cache

@@ -12,6 +12,12 @@ from book.tools.execute import CELL_TIMEOUT
 
 PARAMETERS = {"profile": "quick"}
 DETAILS = re.compile(r"<details>.*?</details>", re.DOTALL)
+# An `Output` widget talks to the client while its cell runs, and nbclient sometimes waits for ever
+# (its issue 312): in solutions the function is called as a first look at the page would call it.
+INTERACT = """import ipywidgets
+def once(function, **sliders):
+    function(**{name: slider.value for name, slider in sliders.items()})
+ipywidgets.interact = once"""
 CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -29,7 +35,8 @@ def test_chapter_and_its_solutions_run(path, tmp_path, monkeypatch):
     # Papermill only warns of a parameter that the notebook does not have.
     assert set(PARAMETERS) <= set(papermill.inspect_notebook(path))
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells += [nbformat.v4.new_code_cell(code) for code in solutions(notebook)]
+    added = [INTERACT, *solutions(notebook)]
+    notebook.cells += [nbformat.v4.new_code_cell(code) for code in added]
     longer = tmp_path / path.name
     nbformat.write(notebook, longer)
     papermill.execute_notebook(

@@ -25,6 +25,7 @@ import gfo
 from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import draw_noise, generator
 from gfo.core.objectives import kl_bernoulli
+from gfo.core.rates import LEARNING_RATES
 from gfo.core.registry import METHODS as REGISTERED
 from gfo.evaluate import plots
 from gfo.methods import create
@@ -243,20 +244,21 @@ def test_what_an_ensemble_cannot_answer_it_says_in_one_line(tmp_path):
 
 
 def test_the_members_of_an_experiment_have_seeds_and_checkpoints_of_their_own(tmp_path):
-    seen = []
+    seeds = []
 
-    def train(seed, checkpoint):
-        seen.append((seed, checkpoint))
-        return mlp("ensemble"), pd.DataFrame({"epoch": [1]})
+    def make(seed):  # the same weights each time: what differs afterwards, fit's seed made differ
+        seeds.append(seed)
+        return mlp("ensemble")
 
-    three = {"method": {"members": 3}}
-    job = Job("digits", "ensemble", 7, three, checkpoint=tmp_path / "run.pt")
-    net, histories = train_members(train, job)
+    how = {"epochs": 1, "batch": 32, "lr": LEARNING_RATES}
+    job = Job("digits", "ensemble", 7, how | {"method": {"members": 3}}, progress=False)
+    net, histories = train_members(make, job._replace(checkpoint=tmp_path / "run.pt"), points())
     assert len(net.nets) == len(histories) == 3
-    assert [path.name for _, path in seen] == ["run.0.pt", "run.1.pt", "run.2.pt"]
-    assert len({seed for seed, _ in seen}) == 3
-    net, _ = train_members(train, Job("digits", "random", 7, {"method": {}}))
-    assert isinstance(net, gfo.Attached) and seen[-1] == (7, None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.0.pt", "run.1.pt", "run.2.pt"]
+    assert len(set(seeds)) == len({h["nll"].iloc[-1] for h in histories}) == 3
+    job = job._replace(method="random", config=how | {"method": {}})
+    net, _ = train_members(make, job, points())
+    assert isinstance(net, gfo.Attached) and seeds[-1] == 7
 
 
 # MC dropout, improved
