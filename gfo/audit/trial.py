@@ -15,7 +15,7 @@ from gfo.core.attach import attach
 from gfo.core.attached import Attached
 from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import derive
-from gfo.core.objectives import OBJECTIVES
+from gfo.core.objectives import free_objectives
 from gfo.methods import GFlowOut, IDGFlowOut, Method, RandomDropout
 from gfo.train.fit import modes
 from gfo.train.optim import adam
@@ -38,7 +38,7 @@ def cases(objectives: str = "default") -> list[tuple[str, str, str, Method]]:
     Raises:
         ValueError: For anything else.
     """
-    names = {"default": ["tb"], "all": list(OBJECTIVES)}.get(objectives)
+    names = {"default": ["tb"], "all": free_objectives()}.get(objectives)
     if names is None:
         raise ValueError(f"objectives is {objectives!r}, needs to be 'default' or 'all'")
     fixed: Any = dict(prior=0.5, masks=16)

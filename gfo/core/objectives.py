@@ -198,6 +198,8 @@ class Objective(NamedTuple):
         log_z: Whether it needs a log Z net.
         flows: Whether it needs state flows.
         source: The policy whose masks it takes.
+        pseudo: Whether its gradient comes from pseudo-passes instead of from `loss`
+            (`gfo.methods.arm`): of one mask, under a policy whose bits know nothing of each other.
     """
 
     loss: Callable[[Terms], Tensor]
@@ -205,6 +207,7 @@ class Objective(NamedTuple):
     log_z: bool = True
     flows: bool = False
     source: Any = "train"
+    pseudo: bool = False
 
 
 def _subtb(t: Terms) -> Tensor:
@@ -221,3 +224,11 @@ OBJECTIVES["subtb"] = Objective(_subtb, flows=True)
 OBJECTIVES["reverse-kl"] = Objective(
     lambda t: reverse_kl(total(t.log_q), t.log_reward), masks=2, log_z=False, source="q"
 )
+OBJECTIVES["arm"] = Objective(
+    lambda t: total(t.log_q) - t.log_reward, log_z=False, source="q", pseudo=True
+)
+
+
+def free_objectives() -> list[str]:
+    """Names of those that compare masks which a policy drew freely, without pseudo-passes."""
+    return [name for name, objective in OBJECTIVES.items() if not objective.pseudo]

@@ -10,15 +10,13 @@ from gfo.core.masked_pass import BatchPass, Pass
 from gfo.core.noise import derive
 from gfo.core.objectives import OBJECTIVES, Objective, Terms, fixed_at, kl_bernoulli, total
 from gfo.core.policies import POLICIES, FixedPolicy, LayerwisePolicy, LogZ
-from gfo.core.registry import METHODS, Registry
+from gfo.core.registry import METHODS
 from gfo.methods.arm import arm
 from gfo.methods.base import Loss, Method, check_keep
 from gfo.methods.contextual import layerwise_kl
 
 CHOICES = {"prior_objective": "kl literal", "theta": "q~ q", "activation": "same before none"}
 READS = {"same": ["h"], "before": ["h_before"], "none": []}
-# KL(q ‖ posterior) too, but by passes of its own under antithetic masks instead of K free ones
-ARM = Objective(lambda t: total(t.log_q) - t.log_reward, log_z=False, source="q")
 
 
 class GFlowOut(Method):
@@ -128,7 +126,6 @@ class GFlowOut(Method):
         if self.prior is not None:
             check_keep(self.prior, "prior")
         POLICIES[self.policy]
-        Registry("objective", OBJECTIVES | {"arm": ARM})[self.objective]
         need, what = self.kind.masks, f"objective {self.objective!r}"
         if self.masks < need:
             raise ValueError(f"masks is {self.masks}, {what} needs at least {need}")
@@ -137,11 +134,11 @@ class GFlowOut(Method):
                 raise ValueError(f"{name} is {getattr(self, name)}, needs to be at least 0")
         if self.pull and self.prior is not None:
             raise ValueError(f"pull is {self.pull}, but the prior is fixed: it cannot drift")
-        alone = "tied" if self.tied else "objective 'arm'" if self.kind is ARM else ""
+        alone = "tied" if self.tied else what if self.kind.pseudo else ""
         if alone and self.policy == "unitwise":
             raise ValueError(f"{alone} needs bits that know nothing of each other: not unitwise")
-        if self.kind is ARM and self.masks > 1:
-            raise ValueError(f"masks is {self.masks}, objective 'arm' takes one")
+        if self.kind.pseudo and self.masks > 1:
+            raise ValueError(f"masks is {self.masks}, {what} takes one")
         if self.anneal:
             self.seen = torch.nn.Buffer(torch.zeros(()))  # epochs, kept with the weights
         self.name = "gflowout-literal" if self.prior_objective == "literal" else "gflowout"
@@ -152,7 +149,7 @@ class GFlowOut(Method):
     @property
     def kind(self) -> Objective:
         """What its objective asks for."""
-        return ARM if self.objective == "arm" else OBJECTIVES[self.objective]
+        return OBJECTIVES[self.objective]
 
     def make(self, spec):
         if self.reads_before and spec.x_size is None:
@@ -185,7 +182,7 @@ class GFlowOut(Method):
         twice = self.theta == "q"
         out = batch_pass(source=self.kind.source, repeat=self.masks, still=twice).scored()
         under = batch_pass(source="q", draw=1) if twice else out
-        if self.kind is ARM:
+        if self.kind.pseudo:
             loss = self.arm_part(batch_pass, out)
         else:
             terms = self.terms(out, self.log_reward(out.log_lik, out.log_p.detach(), n))

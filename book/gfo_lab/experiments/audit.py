@@ -12,7 +12,7 @@ import torch
 from gfo.audit import exact, modes, toys, trial
 from gfo.audit.exact_audit import figures, truth
 from gfo.audit.layerwise_optimum import best_layerwise, tempered_fixed_point
-from gfo.core.objectives import OBJECTIVES
+from gfo.core.objectives import free_objectives
 from gfo.core.policies import POLICIES
 from gfo.evaluate.masks import policy_divergences
 from gfo.methods import create
@@ -24,7 +24,7 @@ BASE = dict(prior=0.5, masks=16)  # of GFlowOut; the rest is the paper's
 ON_POLICY = dict(temperature=1.0, random=0.0)
 UNITWISE = dict(policy="unitwise", **ON_POLICY)
 
-MAIN = [dict(objective=o, policy=p, **ON_POLICY) for o, p in product(OBJECTIVES, POLICIES)]
+MAIN = [dict(objective=o, policy=p, **ON_POLICY) for o, p in product(free_objectives(), POLICIES)]
 MAIN += [dict(policy=p) for p in POLICIES]  # the paper's objective and sampling
 
 SWEEP = [dict(temperature=t, random=r) for t, r in product((1.0, 2.0, 4.0), (0.0, 0.1, 0.3))]
