@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from gfo.evaluate.plots import LABELS
+from gfo.evaluate.plots import COLORS, LABELS
 from gfo_lab import declared, records
 from gfo_lab.stats import holm, paired_by_seed
 
 PAPER = records.LAB / "paper_tables"
-PROFILES = ("strong", "full", "reduced")  # the first with records of a setting speaks for it
+PROFILES = ("strong", "full", "fast", "narrow")  # the first with records of a setting speaks
+SMALLER = PROFILES[2:]  # networks than the paper's
 
 
 class Table(NamedTuple):
@@ -103,7 +104,8 @@ def entries(table: str, out: Path | None = None, reference: str | None = None) -
     paper_difference, difference, low, high (95 %) to the reference row; holm_low and holm_high, the
     interval that the verdict reads, over all of the paper's differences in the table
     (`gfo_lab.stats.holm`); verdict; deviations. Units are the paper's. A row without records has
-    n = 0 and the verdict "not run here"; one from reduced runs says so in its verdict.
+    n = 0 and the verdict "not run here"; one from a network smaller than the paper's says so in
+    its verdict.
 
     Args:
         table: A key of `TABLES`.
@@ -143,16 +145,15 @@ def word(row: Any, repeats: int) -> str:
         said = "not in the paper"
     elif pd.isna(row.paper_difference):  # of the reference row
         said = level(row.paper, row.paper_se, repeats, row.ours, row.se, row.n)
-    return said + " (reduced)" * (row.profile == "reduced")
+    return said + " (smaller)" * (row.profile in SMALLER)
 
 
 def speaking(ours: dict[str, Any], metric: str, out: Path | None) -> pd.DataFrame:
     """The records that speak for a row, with `metric` as column "value"."""
     for profile in ours.get("profiles", PROFILES) if "experiment" in ours else ():
-        found = records.read(ours["experiment"], out, dataset=ours["dataset"], profile=profile)
+        found = records.by_row(ours["experiment"], out, dataset=ours["dataset"], profile=profile)
         rows = [
-            # a config of a search by rows says which one it is; a run's splits count as one
-            row | {"method": row.get("config.row", row["method"]), "value": np.mean(row[metric])}
+            row | {"value": np.mean(row[metric])}  # a run's splits count as one
             for row in map(records.flat, found.to_dict("records"))
             # of the two cohorts of the ICU experiment the paper's is that of all stays
             if metric in row and not row.get("config.cohort.min_hours")
@@ -180,4 +181,9 @@ def in_markdown(text: str) -> str:
 
 def label(name: str) -> str:
     """What a page calls one of our methods, or one of its rows where it has several."""
-    return ABOUT["labels"].get(name, LABELS[name])
+    return ABOUT["rows"].get(name, [LABELS[name]])[0]
+
+
+def color(name: str) -> str:
+    """In which colour it is drawn."""
+    return ABOUT["rows"].get(name, [COLORS[name]])[-1]

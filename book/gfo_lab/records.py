@@ -107,6 +107,15 @@ def read(experiment: str, out: Path | None = None, **only: Any) -> pd.DataFrame:
     return frame
 
 
+def by_row(experiment: str, out: Path | None = None, **only: Any) -> pd.DataFrame:
+    """As `read`, with the row that a record's config names, if it names one, as its method."""
+    found = read(experiment, out, **only)
+    if found.empty:
+        return found
+    rows = [c.get("row", m) for c, m in zip(found["config"], found["method"], strict=True)]
+    return found.assign(method=rows)
+
+
 def read_one(path: Path) -> dict[str, Any]:
     """One record, flat. ValueError where it is half a file, lacks an entry, has a metric that is
     called as one, or a config that is not the one it was written with, and where by its folder and

@@ -51,11 +51,6 @@ def shared(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[frame["seed"].isin(seeds if len(seeds) > 1 else [])]
 
 
-def why_none(found: pd.DataFrame) -> str:
-    """What a page says where `shared` leaves nothing of the records `found`."""
-    return f"{len(found)} runs so far, too few to compare" if len(found) else "not run here"
-
-
 def paired_by_seed(frame: pd.DataFrame, metric: str, reference: str = "random") -> pd.DataFrame:
     """Each method's `metric` minus that of `reference`, seed by seed.
 

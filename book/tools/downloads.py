@@ -6,7 +6,7 @@ from pathlib import Path
 from nbformat.v4 import new_markdown_cell
 
 # Readers of `gfo_lab.records` and its kin: they take the experiment's name first.
-READERS = {"read", "table", "long", "with_configs"}
+READERS = {"read", "by_row", "table", "long", "with_configs"}
 # Functions of the laboratory that read the records of one experiment or more, by module and name.
 WRAPPED = {
     ("cifar", "recorded"): ["cifar-variations"],

@@ -22,7 +22,7 @@ KNOWN += ["table1", "tune"]
         ("from gfo_lab.experiments import icu\nicu.recorded('eicu-demo')", ["icu"]),
         ("from gfo_lab.experiments.icu import recorded\nrecorded('eicu-demo')", ["icu"]),
         ("from gfo_lab.experiments.icu import recorded as found\nfound('eicu-demo')", ["icu"]),
-        ("from gfo_lab.experiments import cifar as c\nc.recorded('x')", ["cifar-variations"]),
+        ("from gfo_lab import records as r\nr.by_row('cifar', profile='fast')", ["cifar"]),
         ("from gfo_lab.experiments import search\nsearch.chosen('random')", ["tune"]),
         ("from gfo_lab.experiments import halves\nhalves.read('passes')", ["ladder", "passes"]),
         ("def mine(name):\n    return records.read(name)\nmine('adaptation')", ["adaptation"]),

@@ -5,17 +5,24 @@ import fnmatch
 import pandas as pd
 import pytest
 from gfo_lab import records
+from gfo_lab.experiments import adaptation
 
 DICTIONARY = pd.read_csv(records.LAB / "dictionary.csv", keep_default_na=False)
+SCORES = ("accuracy", "nll", "brier", "ece")
 
 
 @pytest.fixture(scope="module")
 def columns():
     """All columns of both tables, the metrics of the long one, and what new records say too: of
-    `table1`, under a blur what they say of rotations."""
+    `table1`, under a blur what they say of rotations; of `adaptation` and the narrow ResNet, of
+    which none is on file, all that they say."""
     long = records.long()
     found = {*records.table(), *long, *long["metric"], *records.KEYS[:5], *records.provenance()}
     turned = {*records.table("table1"), *records.long("table1")["metric"]}
+    narrow = adaptation.configs("cifar10", "gflowout", "narrow")[0] | {"order": "bn-conv"}
+    found |= {*records.flat({"config": narrow})} - {"config.labels"}  # a list, and no column
+    found |= {f"{start}.{score}" for start in ("noisy", *adaptation.GENTLY) for score in SCORES}
+    found |= {"noisy.selective", "wrong_labels"}
     return found | {c.replace("_rotated", "_blurred") for c in turned}
 
 

@@ -30,13 +30,13 @@ def test_every_method_has_a_configuration_of_plain_json_and_profiles_differ():
     for method in METHODS:
         hashes = set()
         for dataset in cifar.OUTSIDE:
-            for profile in ("quick", "reduced", "full"):
+            for profile in ("quick", "narrow", "full"):
                 config = cifar.configuration(dataset, method, profile)
                 assert json.loads(json.dumps(config)) == config
                 assert config["patience"] == config["epochs"]  # a cycle is never cut short
                 hashes.add(records.config_hash(config))
         assert len(hashes) == 6  # both CIFARs share theirs
-    assert cifar.configuration("cifar10", "mc-improved", "reduced")["sites"] == "*bn?"
+    assert cifar.configuration("cifar10", "mc-improved", "narrow")["sites"] == "*bn?"
     for bad, message in (
         (("mnist", "random", "quick"), "no CIFAR experiment on 'mnist'"),
         (("digits", "random", "tune"), "unknown profile of the CIFAR experiments"),
@@ -47,31 +47,27 @@ def test_every_method_has_a_configuration_of_plain_json_and_profiles_differ():
 
 def test_a_variation_changes_what_it_names_and_nothing_else():
     for method, changes in cifar.CHANGES.items():
-        base = cifar.configuration("cifar10", method, "reduced")
-        found = cifar.variants("cifar10", method, "reduced")
+        base = cifar.configuration("cifar10", method, "narrow")
+        found = cifar.variants("cifar10", method, "narrow")
         assert set(found) == set(changes)
         for config in found.values():
             assert json.loads(json.dumps(config)) == config
             differing = {k for k in base | config if base.get(k) != config.get(k)}
             assert len(differing) == 1
-    figure_5 = cifar.variants("cifar10", "gflowout", "reduced")[cifar.FIGURE_5]
+    figure_5 = cifar.variants("cifar10", "gflowout", "narrow")["BatchNorm–Conv–BatchNorm–Conv"]
     splits = gfo.data.load("digits", size=32, channels=3)
     net = training.make_net(splits, "gflowout", 0, figure_5 | {"width": 2})
     assert all(site.name.endswith("conv2") for site in net.sites) and len(net.sites) == 8
-    kept = cifar.variants("cifar10", "random", "reduced")[cifar.KEPT]
+    kept = cifar.variants("cifar10", "random", "narrow")["keep 0.9"]
     assert kept["method"] == gfo.methods.create("random", keep=0.9).config
 
 
-def test_recorded_tells_one_change_from_another(tiny, tmp_path):
+def test_a_record_says_what_was_changed(tiny, tmp_path):
     how = dict(methods=["random"], profile="quick", out=tmp_path, progress=False, seeds=[0])
-    assert len(run("cifar-variations", **how)) == 2
-    for change, keep, order in ((cifar.FIGURE_5, 0.5, "bn-conv"),
-                                (cifar.KEPT, 0.9, None)):  # fmt: skip
-        (row,) = cifar.recorded(change, "digits", "quick", tmp_path).to_dict("records")
-        assert (row["config"]["method"]["keep"], row["config"].get("order")) == (keep, order)
-    assert cifar.recorded(cifar.ON_POLICY, "digits", "quick", tmp_path).empty
-    with pytest.raises(ValueError, match="no variation 'keep 0.8'; known: BatchNorm"):
-        cifar.recorded("keep 0.8", "digits", "quick", tmp_path)
+    found = run("cifar-variations", **how)["config"]
+    assert {(config["method"]["keep"], config.get("order")) for config in found} == {
+        (0.5, "bn-conv"), (0.9, None)
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["gflowout", "ensemble"])
@@ -175,10 +171,10 @@ def test_label_noise_is_the_same_for_every_method_and_spares_the_test():
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_reduced_runs_compute_in_bfloat16_only_where_the_processor_does(monkeypatch, native):
+def test_runs_compute_in_bfloat16_only_where_the_processor_does(monkeypatch, native):
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: native, raising=False)
-    config = cifar.configuration("cifar10", "random", "reduced")
+    config = cifar.configuration("cifar10", "random", "narrow")
     assert config["bf16"] and recipe(config, "cpu")["bf16"] is native
     assert recipe({}, "cpu")["bf16"] is False
 

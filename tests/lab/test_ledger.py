@@ -9,10 +9,11 @@ from gfo_lab.experiments import digits, search
 from gfo_lab.experiments.variations import CHANGES, STARTS, names, variants
 from gfo_lab.profiles import PROFILES
 from gfo_lab.run import plan
-from gfo_lab.stats import error, holm, interval, paired_by_seed, shared, spread, why_none
+from gfo_lab.stats import error, holm, interval, paired_by_seed, shared, spread
 from scipy.stats import ttest_rel
 
 import gfo
+from gfo.evaluate.plots import COLORS
 
 
 def frame(values: dict[str, list[float]]) -> pd.DataFrame:
@@ -32,7 +33,6 @@ def test_shared_keeps_the_seeds_that_all_methods_have_if_there_are_two():
     frame = pd.DataFrame(runs, columns=["method", "seed"])
     assert set(shared(frame)["seed"]) == {0, 1} and len(shared(frame)) == 4
     assert shared(frame[frame["seed"] != 1]).empty and shared(frame[:0]).empty
-    assert why_none(frame[:0]) == "not run here" and why_none(frame).startswith("5 runs so far")
 
 
 def test_paired_interval_is_scipys():
@@ -251,11 +251,11 @@ def test_entries_on_records(tmp_path):
     assert np.isnan(rows["paper"]["mc-improved"])
 
 
-def test_a_number_inside_a_dict_and_a_reduced_run_are_found_and_named(tmp_path):
+def test_a_number_inside_a_dict_and_a_smaller_network_are_found_and_named(tmp_path):
     score = {"dempster-shafer, logits": {"auroc": 0.8, "aupr_out": 0.7}}
     for seed, outside in enumerate(({"svhn": score}, {"svhn": score}, {})):
         records.write(
-            experiment="cifar", dataset="cifar10", method="random", seed=seed, profile="reduced",
+            experiment="cifar", dataset="cifar10", method="random", seed=seed, profile="fast",
             config={}, metrics={"outside": outside}, wall_s=1.0, out=tmp_path,
             device=torch.device("cpu"),
         )  # fmt: skip
@@ -263,7 +263,7 @@ def test_a_number_inside_a_dict_and_a_reduced_run_are_found_and_named(tmp_path):
     row = rows[(rows["setting"] == "CIFAR-10") & (rows["ours_method"] == "random")]
     assert list(row["ours"]) == [0.8, 0.7] and (row["n"] == 2).all()
     # 0.882 and 0.869, whose printed errors, 0.009 and 0.010, count 12.7 times for two runs
-    assert list(row["verdict"]) == ["reproduced (reduced)", "not reproduced (reduced)"]
+    assert list(row["verdict"]) == ["reproduced (smaller)", "not reproduced (smaller)"]
 
 
 def test_configurations_are_not_averaged(tmp_path):
@@ -357,6 +357,7 @@ def test_the_second_search_gives_every_row_as_many_runs_and_its_own_best_point(t
     assert rows["verdict"]["gflowout-recommended"] == "not in the paper"
     assert ledger.label("gflowout") == "GFlowOut"
     assert ledger.label("gflowout-recommended") == "GFlowOut (recommended)"
+    assert ledger.color("gflowout") == COLORS["gflowout"] != ledger.color("gflowout-recommended")
 
 
 def test_rows_are_what_they_are_called():

@@ -1,10 +1,8 @@
-"""CIFAR under shift: every method on a ResNet-18 or a faster network, and one change at a time."""
+"""CIFAR under shift: every method on a fast network or a ResNet-18, and one change at a time."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from torch import Tensor
 
 import gfo
@@ -24,7 +22,7 @@ from gfo_lab.experiments.halves import grid
 from gfo_lab.experiments.job import Job, base_config, declare
 from gfo_lab.experiments.search import GROUPS, SAME_AS, on_record
 from gfo_lab.experiments.training import WAYS
-from gfo_lab.experiments.variations import Changes, vary, with_configs
+from gfo_lab.experiments.variations import Changes, vary
 from gfo_lab.recipe import AUGMENTS, recipe
 
 ABOUT = declared(__file__)
@@ -208,22 +206,11 @@ def outside(net, inside: Tensor, splits: gfo.data.Splits, job: Job) -> dict[str,
 CIFAR = declare("cifar", cells, run, methods=EVERY)
 
 CHANGES: Mapping[str, Changes] = Registry("method with variations", ABOUT["changes"])
-FIGURE_5, KEPT, ON_POLICY = CHANGES["gflowout"]  # which has them all
 
 
 def variants(dataset: str, method: str, profile: str) -> dict[str, dict[str, Any]]:
     """Full configs of all changes of `method` by name. ValueError where it has none."""
     return vary(method, configuration(dataset, method, profile), CHANGES[method])
-
-
-def recorded(change: str, dataset: str, profile: str, out: Path | None = None) -> pd.DataFrame:
-    """The records of one change, as `records.read` gives them, of all methods that have it.
-    ValueError where none has."""
-    methods = [m for m, own in CHANGES.items() if change in own]
-    if not methods:
-        raise ValueError(f"no variation {change!r}; known: {', '.join(CHANGES['gflowout'])}")
-    configs = [variants(dataset, m, profile)[change] for m in methods]
-    return with_configs("cifar-variations", configs, out, dataset=dataset, profile=profile)
 
 
 CIFAR_VARIATIONS = declare(
