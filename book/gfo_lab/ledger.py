@@ -102,7 +102,7 @@ def entries(table: str, out: Path | None = None, reference: str | None = None) -
 
     setting, metric, method, paper, paper_se; ours, se, n, profile, device (as Markdown);
     paper_difference, difference, low, high (95 %) to the reference row; holm_low and holm_high, the
-    interval that the verdict reads, over all of the paper's differences in the table
+    interval that the verdict reads, over all of the paper's differences in the table, run or not
     (`gfo_lab.stats.holm`); verdict; deviations. Units are the paper's. A row without records has
     n = 0 and the verdict "not run here"; one from a network smaller than the paper's says so in
     its verdict.
@@ -128,8 +128,9 @@ def entries(table: str, out: Path | None = None, reference: str | None = None) -
         block = pd.concat([block, more], ignore_index=True).join(found, on="ours_method")
         blocks.append(block.assign(deviations=ABOUT["deviations"][ours["deviations"]]))
     rows = pd.concat(blocks, ignore_index=True)
-    several = rows[rows["paper_difference"].notna() & (rows["pairs"] > 1)].drop(columns="n")
-    wider = holm(several.rename(columns={"pairs": "n"}))[["low", "high"]]
+    claims = rows[rows["paper_difference"].notna()].drop(columns="n")
+    several = claims[claims["pairs"] > 1].rename(columns={"pairs": "n"})
+    wider = holm(several, planned=len(claims))[["low", "high"]]
     rows = rows.join(wider.add_prefix("holm_"))
     rows["n"] = rows["n"].fillna(0).astype(int)
     rows["verdict"] = [word(row, about.repeats) for row in rows.itertuples()]
@@ -145,6 +146,7 @@ def word(row: Any, repeats: int) -> str:
         said = "not in the paper"
     elif pd.isna(row.paper_difference):  # of the reference row
         said = level(row.paper, row.paper_se, repeats, row.ours, row.se, row.n)
+        said = "not comparable" if row.profile in SMALLER else said
     return said + " (smaller)" * (row.profile in SMALLER)
 
 

@@ -79,7 +79,7 @@ def paired_by_seed(frame: pd.DataFrame, metric: str, reference: str = "random") 
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float)
 
 
-def holm(gaps: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+def holm(gaps: pd.DataFrame, alpha: float = 0.05, planned: int = 0) -> pd.DataFrame:
     """Intervals of several differences, widened so that all tests of zero together are wrong with
     probability `alpha` at most (Holm, 1979).
 
@@ -89,13 +89,15 @@ def holm(gaps: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     Args:
         gaps: As `paired_by_seed` gives them, each of two seeds or more.
         alpha: 1 − confidence of all tests together, and of each interval in `gaps`.
+        planned: m, where some of the differences are not measured yet: they count as undecided, so
+            that what is decided stays so when they come.
 
     Returns:
         `gaps` with the wider half, low and high.
     """
     usual = scipy.stats.t.ppf(1 - alpha / 2, gaps["n"] - 1)
     p = 2 * scipy.stats.t.sf(usual * gaps["difference"].abs() / gaps["half"], gaps["n"] - 1)
-    order, steps = np.argsort(p), alpha / np.arange(len(p), 0, -1)
+    order, steps = np.argsort(p), alpha / np.arange(max(planned, len(p)), 0, -1)[: len(p)]
     stop = np.argmax(np.append(p[order] > steps, True))
     steps[stop + 1 :] = steps[stop : stop + 1]
     reach = scipy.stats.t.ppf(1 - steps[np.argsort(order)] / 2, gaps["n"] - 1)
