@@ -9,7 +9,6 @@ from nbformat.v4 import new_markdown_cell
 READERS = {"read", "by_row", "table", "long", "with_configs"}
 # Functions of the laboratory that read the records of one experiment or more, by module and name.
 WRAPPED = {
-    ("cifar", "recorded"): ["cifar-variations"],
     ("icu", "recorded"): ["icu"],
     ("icu_tune", "chosen"): ["icu-tune"],
     ("search", "chosen"): ["tune"],
