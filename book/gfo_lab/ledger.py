@@ -145,8 +145,8 @@ def word(row: Any, repeats: int) -> str:
     if pd.isna(row.paper):
         said = "not in the paper"
     elif pd.isna(row.paper_difference):  # of the reference row
-        said = level(row.paper, row.paper_se, repeats, row.ours, row.se, row.n)
-        said = "not comparable" if row.profile in SMALLER else said
+        both = row.paper, row.paper_se, repeats, row.ours, row.se, row.n
+        said = "not comparable" if row.profile in SMALLER else level(*both)
     return said + " (smaller)" * (row.profile in SMALLER)
 
 
