@@ -193,21 +193,19 @@ class Objective(NamedTuple):
     """A loss of the family and what it asks for.
 
     Attributes:
-        loss: `loss(terms)` gives (B,), or (K, B).
+        loss: `loss(terms)` gives (B,), or (K, B). None where pseudo-passes give the gradient
+            (`gfo.methods.arm`): of one mask, under a policy whose bits know nothing of each other.
         masks: How many masks per example it needs at least.
         log_z: Whether it needs a log Z net.
         flows: Whether it needs state flows.
         source: The policy whose masks it takes.
-        pseudo: Whether its gradient comes from pseudo-passes instead of from `loss`
-            (`gfo.methods.arm`): of one mask, under a policy whose bits know nothing of each other.
     """
 
-    loss: Callable[[Terms], Tensor]
+    loss: Callable[[Terms], Tensor] | None
     masks: int = 1
     log_z: bool = True
     flows: bool = False
     source: Any = "train"
-    pseudo: bool = False
 
 
 def _subtb(t: Terms) -> Tensor:
@@ -224,11 +222,9 @@ OBJECTIVES["subtb"] = Objective(_subtb, flows=True)
 OBJECTIVES["reverse-kl"] = Objective(
     lambda t: reverse_kl(total(t.log_q), t.log_reward), masks=2, log_z=False, source="q"
 )
-OBJECTIVES["arm"] = Objective(
-    lambda t: total(t.log_q) - t.log_reward, log_z=False, source="q", pseudo=True
-)
+OBJECTIVES["arm"] = Objective(None, log_z=False, source="q")
 
 
 def free_objectives() -> list[str]:
     """Names of those that compare masks which a policy drew freely, without pseudo-passes."""
-    return [name for name, objective in OBJECTIVES.items() if not objective.pseudo]
+    return [name for name, objective in OBJECTIVES.items() if objective.loss]

@@ -134,10 +134,10 @@ class GFlowOut(Method):
                 raise ValueError(f"{name} is {getattr(self, name)}, needs to be at least 0")
         if self.pull and self.prior is not None:
             raise ValueError(f"pull is {self.pull}, but the prior is fixed: it cannot drift")
-        alone = "tied" if self.tied else what if self.kind.pseudo else ""
+        alone = "tied" if self.tied else "" if self.kind.loss else what
         if alone and self.policy == "unitwise":
             raise ValueError(f"{alone} needs bits that know nothing of each other: not unitwise")
-        if self.kind.pseudo and self.masks > 1:
+        if not self.kind.loss and self.masks > 1:
             raise ValueError(f"masks is {self.masks}, {what} takes one")
         if self.anneal:
             self.seen = torch.nn.Buffer(torch.zeros(()))  # epochs, kept with the weights
@@ -182,11 +182,11 @@ class GFlowOut(Method):
         twice = self.theta == "q"
         out = batch_pass(source=self.kind.source, repeat=self.masks, still=twice).scored()
         under = batch_pass(source="q", draw=1) if twice else out
-        if self.kind.pseudo:
-            loss = self.arm_part(batch_pass, out)
-        else:
+        if self.kind.loss:
             terms = self.terms(out, self.log_reward(out.log_lik, out.log_p.detach(), n))
             loss = self.kind.loss(terms)
+        else:
+            loss = self.arm_part(batch_pass, out)
         parts = {"nll": -under.log_lik.mean(), self.objective: loss.mean()}
         if self.prior is None:
             parts["prior"] = self.prior_part(out).mean()
