@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from gfo.core.objectives import tb_residual
 from gfo.core.policies import FixedPolicy, LayerwisePolicy
-from gfo.core.registry import METHODS
+from gfo.core.registry import METHODS, Registry
 from gfo.methods.base import Loss, Method
 
 
@@ -28,6 +28,8 @@ class IDGFlowOut(Method):
         temperature: Of the training policy q~, as in `GFlowOut`.
         random: Share of random masks under q~, as in `GFlowOut`.
         keep: The fixed prior's keep-probability (the paper: 0.5; its VQA code 0.9).
+        start: Where q starts: "half", at keep-probabilities of one half, or "prior", at the
+            prior's. The paper does not say; the released code's usual weights begin near one half.
         beta: Exponent of the likelihood on top of n (1 as in eq 11; the released ResNet has n = 0).
         rescale: As in `Method`.
         hidden: Width of every generator.
@@ -43,13 +45,17 @@ class IDGFlowOut(Method):
     beta: float = 1.0
     rescale: bool = False
     hidden: int = 32
+    start: str = "half"
+    hash_defaults = dict(start="half")
 
     def __post_init__(self):
         super().__post_init__()
+        self.first = Registry("start", {"half": 0.5, "prior": self.keep})[self.start]
         self.n = nn.Buffer(torch.ones(()))  # set by the first loss, kept with the weights
 
     def make(self, spec):
-        self.q = LayerwisePolicy(spec.sites, spec.classes, ("z",), hidden=self.hidden)
+        how = dict(hidden=self.hidden, keep=self.first)
+        self.q = LayerwisePolicy(spec.sites, spec.classes, ("z",), **how)
         self.p = FixedPolicy(spec.sites, self.keep)
         # log Z_γ' = n·ζ with one learned ζ in nats per example: one learning rate serves any n
         self.log_z = nn.ParameterDict({"per_example": torch.zeros(1)})

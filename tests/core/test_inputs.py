@@ -91,6 +91,7 @@ CASES = {
     "not a net": (lambda n: gfo.predict(n.model, X), "need a net from gfo.attach"),
     "keep 0": (lambda n: gfo.RandomDropout(keep=0.0), "strictly between 0 and 1"),
     "keep 1": (lambda n: gfo.IDGFlowOut(keep=1.0), "strictly between 0 and 1"),
+    "start": (lambda n: gfo.IDGFlowOut(start="keep"), "unknown start 'keep'; known: half, prior"),
     "prior 1": (lambda n: gfo.GFlowOut(prior=1.0), "prior is 1.0"),
     "temperature": (lambda n: gfo.GFlowOut(temperature=0.0), "temperature is 0.0"),
     "random": (lambda n: gfo.GFlowOut(random=1.5), "random is 1.5"),

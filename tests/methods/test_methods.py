@@ -665,14 +665,25 @@ def test_contextual_parts_move_their_own_groups_and_the_kl_is_exact():
 
 @pytest.mark.parametrize("name, settings", [
     ("contextual", {}), ("gflowout", {}), ("gflowout", {"policy": "unitwise"}),
+    ("id-gflowout", {"start": "prior"}),
 ], ids=str)  # fmt: skip
-def test_q_and_a_learned_prior_start_at_keep_and_log_z_at_zero(name, settings):
+def test_q_and_the_prior_start_at_keep_and_log_z_at_zero(name, settings):
     net, (x, y) = mlp(name, **settings, keep=0.8), points()
     out = gfo.masked_pass(net, x, y, masks=[torch.ones(64, 4), torch.ones(64, 3)])
     for logits in (*out.q_logits, *out.p_logits):
         torch.testing.assert_close(torch.sigmoid(logits), torch.full_like(logits, 0.8))
     assert kl_bernoulli(out.q_logits[0], out.p_logits[0]).abs().max() < 1e-6
     assert out.log_z is None or (out.log_z == 0).all()
+
+
+def test_q_of_the_data_set_starts_at_one_half_as_on_record_unless_told():
+    """Records that are older than `start` say nothing of it."""
+    net, (x, y) = mlp("id-gflowout", keep=0.8), points()
+    out = gfo.masked_pass(net, x, y, masks=[torch.ones(64, 4), torch.ones(64, 3)])
+    for logits in out.q_logits:
+        assert (logits == 0).all()
+    assert "start" not in net.method.config
+    assert gfo.IDGFlowOut(start="prior").config["start"] == "prior"
 
 
 def test_contextual_never_reads_the_label():
