@@ -189,15 +189,16 @@ def flat(record: Any, prefix: str = "") -> dict[str, Any]:
 def summary(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """Mean, standard error and n over seeds, one row a (dataset, profile, method).
 
-    Raises ValueError where one such cell mixes configurations.
+    Raises ValueError where one such cell mixes configurations, or corruptions of one's own with
+    published ones.
     """
     if frame.empty:
         return frame
     cells = frame.groupby(["dataset", "profile", "method"])
-    for (dataset, profile, method), count in cells["config_hash"].nunique().items():
-        if count > 1:
-            cell = f"{method} on {dataset} ({profile})"
-            raise ValueError(f"{cell} has {count} configurations, a table mixes none: keep one")
+    for name, what in (("config_hash", "configurations"), ("corruptions", "kinds of corruption")):
+        counts = cells[name].nunique() if name in frame else pd.Series(dtype=int)
+        for (data, level, m), n in counts[counts > 1].items():
+            raise ValueError(f"{m} on {data} ({level}) has {n} {what}, a table mixes none: keep one")
     columns = {"n": cells[metrics].count().min(axis=1)}  # records of other experiments lack some
     for metric in metrics:
         columns |= {metric: cells[metric].mean(), f"{metric}_se": cells[metric].sem()}

@@ -26,7 +26,8 @@ Part = tuple[Tensor, Tensor]  # x (n, channels, height, width) float, y (n,) lon
 
 @dataclass(frozen=True)
 class Splits:
-    """The four parts: train and valid for fitting, tune for choosing settings, test for reporting.
+    """The four parts: train and valid for fitting, tune for choosing settings or a
+    temperature, test for reporting.
 
     Images are (x − mean) / std with one mean and std per channel, of the training part.
     """

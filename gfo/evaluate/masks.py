@@ -139,7 +139,9 @@ def correlations(
         Both hold log p(z|x), so they agree even where nothing was learned from the data. "data" is
         of log q − log p with log p(y|x,z), what is left. Each with its mean over examples, their
         standard deviation, and the share of examples whose one-sided permutation p-value is at most
-        0.05.
+        0.05. That share is to be read beside the mean: two unrelated functions of the same bits
+        correlate in single examples, either way, so a q that learned nothing passes for more than
+        one in twenty.
     """
     if net.method.q is None:
         return {}

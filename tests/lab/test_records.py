@@ -47,6 +47,15 @@ def test_tables_average_seeds_and_refuse_to_mix_configurations(tmp_path):
         records.summary(records.read("e", tmp_path), ["accuracy"])
 
 
+def test_tables_refuse_to_mix_our_corruptions_with_published_ones(tmp_path):
+    for seed, kind in enumerate(("own", "own", "official")):
+        put(tmp_path, seed, metrics={"accuracy": 0.5, "corruptions": kind})
+    found = records.read("e", tmp_path, profile="full")
+    with pytest.raises(ValueError, match="m on d .* has 2 kinds of corruption"):
+        records.summary(found, ["accuracy"])
+    assert records.summary(found[found["seed"] < 2], ["accuracy"])["n"].item() == 2
+
+
 def test_a_mean_says_of_how_many_it_is(tmp_path):
     for seed in range(3):
         put(tmp_path, seed, metrics={"accuracy": 0.5} if seed else {"other": 1.0})
