@@ -77,7 +77,7 @@ class GFlowOut(Method):
         random masks: backbone and p learn under whatever draws the masks, and on half-digits the
         paper's policy costs them several nats. Four masks per example and step, so that q is told
         which of an example's masks explains y better; each costs a pass. And with several masks
-        VarGrad takes the place of the log Z network, which lags behind a moving likelihood. With
+        VarGrad takes the place of the log Z network, which has a moving likelihood to follow. With
         one mask there is nothing to compare, and trajectory balance stays. The mask networks have
         100 hidden units, where the default is 32; that was not tuned.
 
