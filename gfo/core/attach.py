@@ -59,8 +59,9 @@ def attach(
     """
     method = METHODS[method]() if isinstance(method, str) else method
     check_parts(model, method)
-    logits_read = isinstance(likelihood, Categorical | Bernoulli | None)
-    spec = inspect(model, find_sites(model, sites), example, axes or {}, output, logits_read)
+    by_class = isinstance(likelihood, Categorical | None)
+    read = (by_class or isinstance(likelihood, Bernoulli), by_class)
+    spec = inspect(model, find_sites(model, sites), example, axes or {}, output, *read)
     net = put_masks(model, spec, method, likelihood)
     net.seen.add(kinds(example))
     net.spec = judge(net, example)

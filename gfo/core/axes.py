@@ -54,7 +54,9 @@ class Channels(TorchFunctionMode):
         kinds = {kind for kind, names in KINDS.items() if names.fullmatch(name)}
         if "product" in kinds and known:  # axes that are not summed over keep their place
             h = known[-1]
-            found = [a + max(0, made[0].dim() - h.dim()) for a in self.known[h]]
+            # q @ kᵀ has none; W @ x has new ones there
+            gone = h.dim() - 2 if known[0] is not h is given[-1] else None
+            found = [a + max(0, made[0].dim() - h.dim()) for a in self.known[h] if a != gone]
             return [tuple(min(a, t.dim() - 1) for a in found) for t in made]
         if "mixes" in kinds or ("product" in kinds and given[0].dim() < given[-1].dim()):
             return [()] * len(made)  # W @ x: which axis of x?

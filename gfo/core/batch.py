@@ -93,9 +93,7 @@ def call(model: Callable, x: Any) -> Any:
     x = tree_map(torch.clone, x)
     if isinstance(x, Mapping):
         return model(**x)
-    if isinstance(x, tuple | list):
-        return model(*x)
-    return model(x)
+    return model(*x) if isinstance(x, tuple | list) else model(x)
 
 
 def device_of(module: torch.nn.Module) -> torch.device:
@@ -147,7 +145,7 @@ def token_mean(h: Tensor, real: Tensor | None) -> Tensor:
 
 
 def features(x: Any, tokens: bool) -> Tensor | None:
-    """The float tensors of x, flattened and joined.
+    """The float tensors of x, flattened and joined, without a gradient.
 
     Args:
         x: A batch.
@@ -159,7 +157,7 @@ def features(x: Any, tokens: bool) -> Tensor | None:
     """
     parts = [
         token_mean(t, (t != 0).any(-1)) if tokens and t.dim() == 3 else t.reshape(len(t), -1)
-        for t in leaves(x)
+        for t in map(Tensor.detach, leaves(x))
         if t.is_floating_point()
     ]
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0] if parts else None

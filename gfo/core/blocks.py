@@ -67,7 +67,7 @@ def in_blocks(parts: Iterable[Any], step: int) -> Iterator[Any]:
     """
     held: Any = None
     for x in parts:
-        if held is not None and _alike(held, x):
+        if held is not None and alike(held, x):
             x = tree_map(lambda a, b: torch.cat([a, b]), held, x)
         elif held is not None:
             yield held
@@ -79,7 +79,7 @@ def in_blocks(parts: Iterable[Any], step: int) -> Iterator[Any]:
         yield held
 
 
-def _alike(a: Any, b: Any) -> bool:
+def alike(a: Any, b: Any) -> bool:
     """Whether the rows of two batches can be put together."""
     a, b = (tree_map(lambda t: (t.shape[1:], t.dtype, t.device), x) for x in (a, b))
     return a == b  # what is no tensor is itself

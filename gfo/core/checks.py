@@ -23,9 +23,8 @@ def check_net(net: Any) -> None:
 
 def check_functions(**given: Any) -> None:
     """Raise ValueError unless each argument is None or can be called."""
-    for name, f in given.items():
-        if not (f is None or callable(f)):
-            raise ValueError(f"{name}={f!r} cannot be called: pass a function")
+    for name, f in ((k, f) for k, f in given.items() if not (f is None or callable(f))):
+        raise ValueError(f"{name}={f!r} cannot be called: pass a function")
 
 
 def check_x(net: Attached, x: Any) -> Any:

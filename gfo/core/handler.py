@@ -10,7 +10,6 @@ from gfo.core.batch import features, token_mean
 from gfo.core.noise import Noise
 from gfo.core.objectives import CERTAIN
 from gfo.core.policies import Context, LogZ
-from gfo.core.sites import LOG_Z_MAX_INPUT
 
 if TYPE_CHECKING:
     from gfo.core.attached import Attached
@@ -38,7 +37,7 @@ class SiteHandler:
         width = 0 if x is None else x.shape[1]
         if read and width != (net.spec.x_size or 0):
             read = f"the {net.spec.x_size} numbers of the example's input, here are {width}"
-            raise ValueError(f"log Z reads {read}: attach with more than {LOG_Z_MAX_INPUT} numbers")
+            raise ValueError(f"log Z reads {read}: pass inputs of one size, or take VarGrad")
         self.masks: list[Tensor] = []
         self.real: list[Tensor | None] = []
         self.q_logits: list[Tensor | None] = []

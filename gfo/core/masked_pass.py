@@ -185,6 +185,8 @@ class BatchPass:
         noise = noise_for(self.net, repeat * world * rows(self.x), gen)
         if count := self.net.method.count:  # its masks take turns, row by row
             turns = torch.arange(len(noise.explore), device=gen.device) + 0.5
+            # in few rows the last masks would never have theirs
+            turns += (noise.explore[0, 0] * count).floor() * (len(turns) < count)
             noise = noise._replace(explore=(turns / count % 1).unsqueeze(1))
         if world == 1 or self.net.method.shared:
             return noise

@@ -149,7 +149,8 @@ def sub_trajectory_balance(log_flows: Tensor, log_q: Tensor, lam: float) -> Tens
     squares = (potential[i] - potential[j]).square()  # (pairs, ...)
     gap = (j - i - (1 if lam <= 1 else layers)).to(squares)  # the largest weight is 1
     weight = squares.new_tensor(float(lam)) ** gap
-    return torch.tensordot(weight / weight.sum(), squares, 1)
+    # no matrix product, which autocast would round
+    return (squares.movedim(0, -1) * (weight / weight.sum())).sum(-1)
 
 
 def reverse_kl(log_q: Tensor, log_reward: Tensor) -> Tensor:

@@ -93,9 +93,8 @@ def digest(content: Any) -> str:
 def plain_state(net: Attached) -> dict[str, Tensor]:
     """The state of a network; ValueError where a part of it is no plain tensor."""
     state = net.state_dict()
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or value.is_quantized:
-            raise ValueError(f"{key!r} is no plain tensor: save and load before it is quantised")
+    for key in (k for k, t in state.items() if not isinstance(t, Tensor) or t.is_quantized):
+        raise ValueError(f"{key!r} is no plain tensor: save and load before it is quantised")
     return state
 
 
@@ -202,9 +201,8 @@ def spec_of(plain: list) -> Spec:
 
 def _attach_as(about: dict, model: nn.Module, likelihood: Any) -> Attached:
     spec, modules = spec_of(about["spec"]), dict(model.named_modules())
-    for site in spec.sites:
-        if site.name not in modules:
-            raise ValueError(f"the file has a site {site.name!r}, which this model lacks")
+    for site in (site for site in spec.sites if site.name not in modules):
+        raise ValueError(f"the file has a site {site.name!r}, which this model lacks")
     check_bare(model)
     if (name := about["method"]) not in METHODS:
         raise ValueError(f"no method {name!r} here: import the package or module that has it")

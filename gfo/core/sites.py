@@ -157,8 +157,9 @@ def entries(output: Any) -> str:
 
 
 def inspect(
-    model: nn.Module, names: Sequence[str], example: Any, axes: Mapping, output, logits_read=True
-) -> Spec:
+    model: nn.Module, names: Sequence[str], example: Any, axes: Mapping, output,
+    logits_read: bool = True, by_class: bool = True,
+) -> Spec:  # fmt: skip
     """Run the example, once as it is and once doubled, and write down what the sites look like.
 
     Args:
@@ -168,15 +169,15 @@ def inspect(
         axes: Letters of the axes of sites whose shape cannot say them, by name.
         output: Where the logits are in the model's output.
         logits_read: Whether the likelihood takes them for logits.
+        by_class: Whether it reads classes from axis 1.
 
     Raises:
         ValueError: For an example without a row, and a site or logits that cannot be used.
     """
     check_example(example)
     example = to_device(example, device_of(model))
-    for name in axes:
-        if name not in names:
-            raise ValueError(f"axes names {name!r}, which is not a site; sites: {', '.join(names)}")
+    for name in (name for name in axes if name not in names):
+        raise ValueError(f"axes names {name!r}, which is not a site; sites: {', '.join(names)}")
     try:
         result, calls = trace(model, example)
         with Channels() as channels:
@@ -198,6 +199,8 @@ def inspect(
         found = (2,) if last else channels.known.get(doubled[name]) or ()
         sites.append(describe(name, outputs[name], doubled[name], found, axes.get(name), batch))
     dropped = [name for name in names if doubled[name] in channels.dropped]
+    if by_class and channels.known.get(pick(again, output)) == (logits.dim() - 1,) != (1,):
+        raise ValueError(f"logits {tuple(logits.shape)} have classes last: move them to axis 1")
     maker = channels.maker.get(pick(again, output), "") if logits_read else None
     check_together({name: outputs[name] for name in names}, logits, dropped, maker)
     floats = features(example, any(site.tokens for site in sites))

@@ -28,9 +28,8 @@ def find_consumers(model: nn.Module, spec: Spec, named: Mapping[str, str]) -> tu
     told = getattr(model, "consumers", {})
     named = {site: told[site] for site in sites if site in told} | dict(named)
     known = dict(model.named_modules())
-    for name in named.values():
-        if name not in known or not _weighted(known[name]):
-            raise ValueError(f"consumers names {name!r}, which is no module with a weight matrix")
+    for name in (n for n in named.values() if n not in known or not _weighted(known[n])):
+        raise ValueError(f"consumers names {name!r}, which is no module with a weight matrix")
     found = [known[named[s]] if s in named else _next(model, s) for s in sites]
     if None in found:
         site = sites[found.index(None)]

@@ -129,9 +129,8 @@ class GFlowOut(Method):
         need, what = self.kind.masks, f"objective {self.objective!r}"
         if self.masks < need:
             raise ValueError(f"masks is {self.masks}, {what} needs at least {need}")
-        for name in ("lam", "pull", "sleep"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, needs to be at least 0")
+        for name in (k for k in ("lam", "pull", "sleep") if not getattr(self, k) >= 0):
+            raise ValueError(f"{name} is {getattr(self, name)}, needs to be at least 0")
         if self.pull and self.prior is not None:
             raise ValueError(f"pull is {self.pull}, but the prior is fixed: it cannot drift")
         alone = "tied" if self.tied else "" if self.kind.loss else what
@@ -194,14 +193,14 @@ class GFlowOut(Method):
             drift = total(kl_bernoulli(p, fixed_at(self.keep, p)) for p in out.p_logits)
             parts["pull"] = self.pull * drift.mean()
         if self.sleep:
-            parts["sleep"] = self.sleep * self.sleep_part(batch_pass).mean()
+            parts["sleep"] = self.sleep * self.sleep_part(batch_pass).mean()  # pyright: ignore[reportCallIssue]
         if self.anneal and self.training:
             _, world = batch_pass.shard
             self.seen += rows(batch_pass.x) * world / n  # what is drawn later reads it
         info = {} if out.log_z is None else {"log_z": out.log_z.detach().mean()}
         # backbone and p stand still; the epoch is added, since some have but one step
         if not self.steady and sum(batch_pass.key[2:] or batch_pass.key) % self.e_steps:
-            info |= {name: parts.pop(name) for name in ("nll", "prior", "pull") if name in parts}
+            info |= {k: parts.pop(k).detach() for k in ("nll", "prior", "pull") if k in parts}
         return Loss(parts, info)
 
     def arm_part(self, batch_pass: BatchPass, out: Pass) -> torch.Tensor:
@@ -209,6 +208,7 @@ class GFlowOut(Method):
         kl = total(map(kl_bernoulli, out.q_logits, [p.detach() for p in out.p_logits]))
         return kl + arm(batch_pass, out, lambda one: layerwise_kl(one) - self.beta * one.log_lik)
 
+    @torch.compiler.disable  # it has passes of its own, whose noise is drawn inside
     def sleep_part(self, batch_pass: BatchPass) -> torch.Tensor:
         """−log q(z | x, y) of z from p and y from p(y | x, z), (B,), in nats."""
         net, key = batch_pass.net, batch_pass.key

@@ -79,16 +79,16 @@ class Stream:
                 raise ValueError(f"{self.what} yields {found}, needs batches (x, y)")
             yield check_batch(self.net, *pair)
 
-    def sizes(self) -> list[int]:
-        """Rows of each batch, as a DataLoader tells them unread, else counted."""
-        loader, found = self.source, []
+    def sizes(self) -> tuple[int, list[int]]:
+        """Rows in all and of each batch, as a DataLoader tells them unread, else counted."""
+        loader, found, total = self.source, [], 0
         if isinstance(loader, DataLoader) and loader.batch_size is not None:
             with contextlib.suppress(TypeError, NotImplementedError):  # no length
-                rows = len(loader.sampler)  # pyright: ignore[reportArgumentType]  # it may have one
-                found = blocks(rows, loader.batch_size, loader.drop_last)
+                total = len(loader.sampler)  # pyright: ignore[reportArgumentType]  # it may have one
+                found = blocks(total, loader.batch_size, loader.drop_last)
         found = found or [len(y) for _, y in self]
         self.batch_size = max(found, default=1)
-        return found
+        return total or sum(found), found
 
 
 def prepare(net: Attached, data: Batches, what: str) -> tuple[Any, Tensor] | Stream:
@@ -157,18 +157,19 @@ class Data:
 
 
 def count(data: tuple[Any, Tensor] | Stream, what: str, batch: int, lone: bool) -> tuple[int, int]:
-    """Rows per epoch, and the batches that `ordered` makes of them.
+    """Rows, those too that a DataLoader leaves out of an epoch, and the batches of `ordered`.
 
     Raises:
         ValueError: Where there are none.
     """
     if isinstance(data, Stream):
-        sizes = data.sizes()
+        total, sizes = data.sizes()
     else:
-        sizes, lone = blocks(len(data[1]), batch or len(data[1])), False
+        total, lone = len(data[1]), False
+        sizes = blocks(total, batch or total)
     if not sum(sizes):
         raise ValueError(f"{what} is empty: it yields no batch")
-    return sum(sizes), sum(lone or rows > 1 or max(sizes) == 1 for rows in sizes)
+    return total, sum(lone or rows > 1 or max(sizes) == 1 for rows in sizes)
 
 
 def blocks(rows: int, size: int, whole: bool = False) -> list[int]:

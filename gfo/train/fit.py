@@ -61,7 +61,7 @@ def fit(
         optimizer: `f(group, parameters)` per group, instead of one Adam; its rates act, not `lr`.
         backbone: False trains masks on a frozen network (its BatchNorm statistics stay too).
         samples: Masks that the validation predictive is averaged over.
-        seed: Of every random number of the run.
+        seed: Of every random number, but for NumPy's own and those of a loader's persistent workers.
         device: "auto" takes the GPU if there is one.
         checkpoint: A file written at each epoch's end; if it exists, the run goes on from there.
         progress: Whether to show a bar per epoch.
@@ -70,7 +70,8 @@ def fit(
         graph: On a GPU, a CUDA graph per step (odd batches aside); needs a capturable `optimizer`.
         schedule: "one-cycle", or `f(optimizer, steps)`: a torch scheduler, stepped per batch.
         augment: `f(x, generator)` changes each training batch, by draws of that step's generator.
-        n: Size of the training set; spares a stream that cannot tell it one reading.
+        n: Size of the training set; spares a stream that cannot tell it one reading. To be said
+            where a sampler draws more or fewer rows per epoch than there are.
         on_epoch: `f(row)` of each new row of the history, once the checkpoint is written.
 
     Returns:

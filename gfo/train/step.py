@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from gfo.core.attached import Attached
-from gfo.core.batch import device_of, kinds, rows, tree_map
+from gfo.core.batch import device_of, rows, tree_map
+from gfo.core.blocks import alike
 from gfo.core.masked_pass import BatchPass
 from gfo.core.noise import Noise
 from gfo.methods.base import Loss
@@ -86,7 +87,7 @@ class GraphedStep(Step):
         if self.batch is None:
             self.batch = Standing(batch_pass)
         here, there = (self.batch.x, self.batch.y), (batch_pass.x, batch_pass.y)
-        if rows(here) != rows(there) or kinds(here) != kinds(there):
+        if rows(here) != rows(there) or not alike(here, there):
             return super().__call__(batch_pass)
         self.batch.take(batch_pass)
         if self.device.type != "cuda":

@@ -277,3 +277,13 @@ def test_unitwise_mean_pass_is_deterministic_and_closed_form_kl_holds():
     per_mask = sum(kl_bernoulli(q, p) for q, p in zip(out.q_logits, out.p_logits, strict=True))
     exact = (out.log_q.exp() * (out.log_q - out.log_p)).sum()
     torch.testing.assert_close((out.log_q.exp() * per_mask).sum(), exact, rtol=1e-4, atol=1e-5)
+
+
+def test_sub_trajectory_balance_is_no_matrix_product_that_autocast_rounds():
+    gen = torch.Generator().manual_seed(0)
+    flows, log_q = 10 * torch.randn(4, 7, generator=gen), -torch.rand(3, 7, generator=gen)
+    want = sub_trajectory_balance(flows, log_q, 0.9)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = sub_trajectory_balance(flows, log_q, 0.9)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, want)

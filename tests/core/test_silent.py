@@ -444,3 +444,70 @@ def test_a_name_that_is_taken_is_not_given_away_without_a_word():
             names.register(name)(gfo.GFlowOut)
     again = type("RandomDropout", (gfo.RandomDropout,), {"name": "random"})  # a cell runs again
     assert names.register("random")(again) is again is names["random"]
+
+
+class Tagger(nn.Module):
+    """Logits of each of the tokens, classes last, as most token classifiers have them, or first."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.embed, self.layer, self.first = nn.Embedding(9, 8), nn.Linear(8, 8), first
+        self.relu, self.out = nn.ReLU(), nn.Linear(8, 3)
+
+    def forward(self, ids):
+        logits = self.out(self.relu(self.layer(self.embed(ids)))) + 0.1
+        return logits.transpose(1, 2) if self.first else logits
+
+
+@pytest.mark.parametrize("tokens", [3, 6])  # 3 classes: a square took the wrong axis unseen
+def test_classes_that_lie_last_are_refused_before_a_softmax_runs_over_tokens(tokens):
+    ids = torch.randint(9, (4, tokens))
+    with pytest.raises(ValueError, match=rf"\(4, {tokens}, 3\) have classes last: move them"):
+        gfo.attach(Tagger(False), ["relu"], "random", ids)
+    net = gfo.attach(Tagger(True), ["relu"], "random", ids)
+    torch.testing.assert_close(gfo.predict(net, ids, samples=3).sum(1), torch.ones(4, tokens))
+    # yes or no asks nothing of the order of axes
+    gfo.attach(Tagger(False), ["relu"], "random", ids, likelihood=gfo.Bernoulli())
+
+
+@pytest.mark.parametrize("how", [{}, dict(activation="before", objective="vargrad", masks=2)])
+def test_only_the_likelihood_moves_what_made_the_input(how):
+    """log Z and a policy that reads x sent their gradients into an encoder before the network."""
+    net, x = made(gfo.GFlowOut(**how)), X.clone().requires_grad_()
+    parts = net.loss(x, Y, n=40).parts
+    moved = {
+        name for name, part in parts.items()
+        if (grad := torch.autograd.grad(part, x, retain_graph=True, allow_unused=True)[0])
+        is not None and grad.abs().max() > 0
+    }  # fmt: skip
+    assert moved == {"nll"}
+
+
+class Scores(nn.Module):
+    """One head of attention, with a dropout on its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(6, 4) for _ in range(3))
+        self.drop, self.out = nn.Identity(), nn.Linear(4, 3)
+
+    def forward(self, x):
+        weight = self.drop((self.q(x) @ self.k(x).transpose(-2, -1)).softmax(-1))
+        return self.out((weight @ self.v(x)).mean(1))
+
+
+def test_weights_of_attention_have_no_channels():
+    """The channels of k lie on the axis that its product with q sums over."""
+    x = torch.randn(2, 5, 6)
+    with pytest.raises(ValueError, match="axes"):
+        gfo.attach(Scores(), ["drop"], "random", x)
+    site = gfo.attach(Scores(), ["v"], "random", x).sites[0]
+    assert (site.axes, site.width) == ("BTC", 4)
+
+
+def test_an_e_step_hands_on_figures_and_no_graph():
+    net = made(gfo.GFlowOut(e_steps=3))
+    losses = [net.loss(X, Y, n=40, seed=0, step=step) for step in range(3)]
+    still = [loss for loss in losses if "nll" in loss.info]
+    assert len(still) == 2
+    assert not any(figure.requires_grad for loss in losses for figure in loss.info.values())

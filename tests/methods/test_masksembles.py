@@ -162,15 +162,16 @@ def test_one_common_network_at_overlap_1_and_the_mean_mask_in_a_bare_call():
 def test_a_batch_is_split_over_the_masks(rows):
     net, x, y = masked(count=4), X[:rows], Y[:rows]
     run = BatchPass(net, x, y, (0, "test"))
-    parts = []
-    for k in range(min(4, rows)):  # the part of mask k, by itself
+    parts, first = [], int(run.noise().explore[0, 0] * 4)  # 0 where all have their turn
+    assert rows == 1 or first == 0
+    for k in range(min(4, rows)):  # the part of one mask, by itself
         part = x[k::4]
-        out = gfo.masked_pass(net, part, y[k::4], masks=given(net, k, len(part)))
+        out = gfo.masked_pass(net, part, y[k::4], masks=given(net, first + k, len(part)))
         parts.append(out.log_lik)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     found = net.method.loss(run, 300).parts["nll"]
     torch.testing.assert_close(found, -torch.cat(parts).mean())
-    assert torch.equal(run(source="train").masks[1], masks_of(net)[1][torch.arange(rows) % 4])
+    assert torch.equal(run(source="train").masks[1], masks_of(net)[1][(first + torch.arange(rows)) % 4])
 
 
 def test_torch_uncertainty_applies_masks_alike():
@@ -192,3 +193,18 @@ def test_torch_uncertainty_applies_masks_alike():
     for masks in (a, b):
         assert masks.any(0).all() and len(set(masks.sum(1).tolist())) == 1
     assert abs(float(a[0].sum() - b[0].sum())) <= 1  # they round down
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 6])
+def test_in_training_each_mask_has_its_turn_however_small_the_batch(rows):
+    """Turns began at the first mask in every step, so that batches of two never had the others."""
+    net, took = masked(count=4, overlap=0.5), torch.zeros(4)
+    for step in range(200):
+        noise = BatchPass(net, X[:rows], Y[:rows], (0, "train", step)).noise()
+        turns = (noise.explore[:, 0] * 4).long()
+        assert len(set(turns.tolist())) == min(rows, 4)
+        assert rows < 4 or turns.tolist() == [row % 4 for row in range(rows)]
+        took += turns.bincount(minlength=4)
+    # uniform starts: 200 steps, binomial with p of 1/4 at least, four standard errors
+    if rows < 4:
+        assert (took / took.sum() - 0.25).abs().max() < 4 * (0.25 * 0.75 / 200) ** 0.5
