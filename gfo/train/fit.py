@@ -61,7 +61,7 @@ def fit(
         optimizer: `f(group, parameters)` per group, instead of one Adam; its rates act, not `lr`.
         backbone: False trains masks on a frozen network (its BatchNorm statistics stay too).
         samples: Masks that the validation predictive is averaged over.
-        seed: Of every random number, but for NumPy's own and those of a loader's persistent workers.
+        seed: Of every random number, but NumPy's own and those of a loader's persistent workers.
         device: "auto" takes the GPU if there is one.
         checkpoint: A file written at each epoch's end; if it exists, the run goes on from there.
         progress: Whether to show a bar per epoch.

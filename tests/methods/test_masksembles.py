@@ -171,7 +171,9 @@ def test_a_batch_is_split_over_the_masks(rows):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     found = net.method.loss(run, 300).parts["nll"]
     torch.testing.assert_close(found, -torch.cat(parts).mean())
-    assert torch.equal(run(source="train").masks[1], masks_of(net)[1][(first + torch.arange(rows)) % 4])
+    assert torch.equal(
+        run(source="train").masks[1], masks_of(net)[1][(first + torch.arange(rows)) % 4]
+    )
 
 
 def test_torch_uncertainty_applies_masks_alike():
