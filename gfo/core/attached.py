@@ -162,7 +162,8 @@ class Attached(nn.Module):
             generator: Without `step`, masks come from this, None for torch's global generator: one
                 number per call.
             shard: (rank, world) where several processes hold equal parts of one batch: each row
-                gets the masks it would get in the whole batch from the same (seed, step).
+                gets the masks it would get in the whole batch from the same (seed, step). Parts one
+                after the other in one process are right too, but for `GFlowOut(anneal=…)`.
 
         Returns:
             A `Loss`: `total` to call `backward` on, `parts` in nats ("tb", "vargrad"

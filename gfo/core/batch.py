@@ -150,7 +150,7 @@ def features(x: Any, tokens: bool) -> Tensor | None:
     Args:
         x: A batch.
         tokens: Whether the network has token sites; then a sequence (B, T, D) is its mean over the
-            tokens that are not all zero.
+            tokens that are not all zero (and so is a signal (B, channels, T): over its channels).
 
     Returns:
         (B, n), or None where x has no float tensor.
