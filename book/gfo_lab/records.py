@@ -197,8 +197,8 @@ def summary(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     cells = frame.groupby(["dataset", "profile", "method"])
     for name, what in (("config_hash", "configurations"), ("corruptions", "kinds of corruption")):
         counts = cells[name].nunique() if name in frame else pd.Series(dtype=int)
-        for (data, size, m), n in counts[counts > 1].items():
-            raise ValueError(f"{m} on {data} ({size}) has {n} {what}, a table mixes none: keep one")
+        for (data, profile, m), n in counts[counts > 1].items():
+            raise ValueError(f"{m} on {data} ({profile}) has {n} {what}, tables mix none: keep one")
     columns = {"n": cells[metrics].count().min(axis=1)}  # records of other experiments lack some
     for metric in metrics:
         columns |= {metric: cells[metric].mean(), f"{metric}_se": cells[metric].sem()}

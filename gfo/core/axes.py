@@ -55,7 +55,7 @@ class Channels(TorchFunctionMode):
         if "product" in kinds and known:  # axes that are not summed over keep their place
             h = known[-1]
             # q @ kᵀ has none; W @ x has new ones there
-            gone = h.dim() - 2 if known[0] is not h is given[-1] else None
+            gone = h.dim() - 2 if h is given[-1] and h is not known[0] else None
             found = [a + max(0, made[0].dim() - h.dim()) for a in self.known[h] if a != gone]
             return [tuple(min(a, t.dim() - 1) for a in found) for t in made]
         if "mixes" in kinds or ("product" in kinds and given[0].dim() < given[-1].dim()):

@@ -133,8 +133,7 @@ def joined(one: Seen, other: Seen, both: Seen) -> bool:
 
 def replays(net: Attached, x: Any, masks: list[Tensor], both: Seen) -> bool:
     """Whether a replayed prefix hands on what a plain pass does, and draws no random number."""
-    before = drawn(net)
-    prefix = Prefix(net, x)
+    before, prefix = drawn(net), Prefix(net, x)
     if not torch.equal(drawn(net), before):
         return False
     with prefix.replay(2):

@@ -190,8 +190,9 @@ def inspect(
         raise ValueError("the model runs other modules in each pass: switch skipping layers off")
     for name in names:
         check_site(name, [out for at, out in calls if at == name])
-    logits, outputs, doubled, batch = pick(result, output), dict(calls), dict(double), rows(example)
-    if (len(logits), len(pick(again, output))) != (batch, 2 * batch):
+    logits, twice = pick(result, output), pick(again, output)
+    outputs, doubled, batch = dict(calls), dict(double), rows(example)
+    if (len(logits), len(twice)) != (batch, 2 * batch):
         raise ValueError(f"axis 0 of the logits {tuple(logits.shape)} is not the batch of {batch}")
     sites = []
     for name in (name for name in called if name in names):
@@ -199,9 +200,9 @@ def inspect(
         found = (2,) if last else channels.known.get(doubled[name]) or ()
         sites.append(describe(name, outputs[name], doubled[name], found, axes.get(name), batch))
     dropped = [name for name in names if doubled[name] in channels.dropped]
-    if by_class and channels.known.get(pick(again, output)) == (logits.dim() - 1,) != (1,):
+    if by_class and logits.dim() > 2 and channels.known.get(twice) == (logits.dim() - 1,):
         raise ValueError(f"logits {tuple(logits.shape)} have classes last: move them to axis 1")
-    maker = channels.maker.get(pick(again, output), "") if logits_read else None
+    maker = channels.maker.get(twice, "") if logits_read else None
     check_together({name: outputs[name] for name in names}, logits, dropped, maker)
     floats = features(example, any(site.tokens for site in sites))
     x_size = 0 if floats is None else floats.shape[1]
