@@ -5,11 +5,13 @@ Its window has a floor near 500 px; the protocol sets any width. Nothing is reac
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import time
 from itertools import count
 
+PATIENCE = 60.0  # seconds
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     "--headless",
@@ -52,21 +54,26 @@ class Browser:
         )
         os.close(theirs)
         os.close(answers)
-        self.rest, self.number, self.session = b"", count(1), None
+        self.rest, self.number, self.session, self.loads = b"", count(1), None, 0
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         found = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self.session = found["sessionId"]
         self.call("Page.enable")
 
     def message(self) -> dict:
-        """The next thing that chromium says."""
+        """The next thing that chromium says, within a minute."""
         while b"\0" not in self.rest:
+            if not select.select([self.read], [], [], PATIENCE)[0]:
+                raise TimeoutError(f"chromium has said nothing for {PATIENCE:g} s")
             more = os.read(self.read, 1 << 20)
             if not more:
                 raise ConnectionError("chromium has ended: start it by hand to see why")
             self.rest += more
         first, self.rest = self.rest.split(b"\0", 1)
-        return json.loads(first)
+        message = json.loads(first)
+        # counted wherever it is read: it may come before the answer to what caused it
+        self.loads += message.get("method") == "Page.loadEventFired"
+        return message
 
     def call(self, method: str, **params) -> dict:
         """Have one command done; returns its result."""
@@ -92,9 +99,10 @@ class Browser:
 
     def open(self, address: str) -> None:
         """Go to a page and wait until it is drawn."""
+        before = self.loads
         self.call("Page.navigate", url=address)
-        while self.message().get("method") != "Page.loadEventFired":
-            pass
+        while self.loads == before:
+            self.message()
         self.run(READY)
 
     def wait(self, condition: str, seconds: float = 10) -> None:
@@ -118,4 +126,7 @@ class Browser:
         os.close(self.write)
         os.close(self.read)
         self.process.terminate()
-        self.process.wait()
+        try:
+            self.process.wait(PATIENCE)
+        finally:
+            self.process.kill()

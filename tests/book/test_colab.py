@@ -14,6 +14,7 @@ import pytest
 
 from book.tools import toc
 from book.tools.address import CELL
+from book.tools.execute import CELL_TIMEOUT
 
 CHAPTER = "start_here"  # a quick one, which trains, and reads records and the paper's tables
 IS_THERE = """import gfo, torch
@@ -70,7 +71,7 @@ def run_alone(elsewhere, tmp_path, monkeypatch):
         nbformat.write(notebook, tmp_path / "alone.ipynb")
         done = papermill.execute_notebook(
             tmp_path / "alone.ipynb", tmp_path / "out.ipynb", kernel_name="elsewhere",
-            cwd=folder, progress_bar=False,
+            cwd=folder, progress_bar=False, execution_timeout=CELL_TIMEOUT,
         )  # fmt: skip
         return done.cells
 

@@ -2,16 +2,14 @@
 
 import dataclasses
 import json
-import multiprocessing
-import os
 import shutil
-import signal
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from forked import forked, forks, until
 from gfo_lab import records
 from gfo_lab.cli import main
 from gfo_lab.experiments import EXPERIMENTS
@@ -224,12 +222,6 @@ def test_both_tables_are_of_one_experiment_or_of_all(tmp_path):
         assert make("nothing", tmp_path).empty and make(out=tmp_path / "nowhere").empty
 
 
-forks = pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(),
-    reason="needs processes that fork, and can be killed",
-)
-
-
 def write_forever(out, seeds, metrics):
     for seed in seeds:
         put(out, seed, metrics=metrics)
@@ -238,16 +230,13 @@ def write_forever(out, seeds, metrics):
 @forks
 def test_kill_9_in_mid_write_leaves_whole_records_only(tmp_path):
     big = {f"m{i}": float(i) for i in range(20_000)}  # half a megabyte: a kill lands inside
-    context = multiprocessing.get_context("fork")
     for attempt in range(8):
         seeds = range(attempt * 1000, attempt * 1000 + 1000)
-        process = context.Process(target=write_forever, args=(tmp_path, seeds, big))
-        process.start()
-        while not list((tmp_path / "e").glob(f"*_s{seeds[0]}_*.json")):  # it is under way
-            time.sleep(0.01)
-        time.sleep(0.007 * attempt)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        with forked(write_forever, tmp_path, seeds, big) as process:
+            first = f"*_s{seeds[0]}_*.json"
+            until(lambda first=first: list((tmp_path / "e").glob(first)))  # it is under way
+            time.sleep(0.007 * attempt)
+            process.kill()
     files = sorted((tmp_path / "e").glob("*.json"))
     assert len(files) >= 8
     for path in files:
@@ -257,16 +246,11 @@ def test_kill_9_in_mid_write_leaves_whole_records_only(tmp_path):
 
 @forks
 def test_two_writers_of_one_record_do_not_corrupt_it(tmp_path):
-    context = multiprocessing.get_context("fork")
     metrics = {f"m{i}": float(i) for i in range(2_000)}
-    writers = [
-        context.Process(target=write_forever, args=(tmp_path, [7] * 30, metrics)) for _ in range(2)
-    ]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-        assert writer.exitcode == 0
+    with forked(write_forever, tmp_path, [7] * 30, metrics) as one:
+        with forked(write_forever, tmp_path, [7] * 30, metrics) as other:
+            pass
+    assert one.exitcode == other.exitcode == 0
     (path,) = (tmp_path / "e").iterdir()
     assert json.loads(path.read_text())["metrics"] == metrics
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_experiment
 from filelock import FileLock
+from forked import FORK, forked, forks, until
 from gfo_lab import records, sweep
 from gfo_lab.cli import main
 from gfo_lab.experiments import EXPERIMENTS
@@ -20,9 +20,7 @@ from gfo_lab.run import plan, run
 from gfo_lab.sweep import FailedRuns
 from tiny_experiment import EPOCHS
 
-if "fork" not in multiprocessing.get_all_start_methods():
-    pytest.skip("needs processes that fork, and can be killed", allow_module_level=True)
-FORK = multiprocessing.get_context("fork")  # the package is imported already
+pytestmark = forks
 
 
 @pytest.fixture
@@ -70,12 +68,10 @@ def side_by_side(barrier, how, seeds):
 def test_two_commands_side_by_side_share_the_work(folders):
     log, how = folders
     seeds, barrier = range(12), FORK.Barrier(2)
-    both = [FORK.Process(target=side_by_side, args=(barrier, how, seeds)) for _ in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join()
-        assert process.exitcode == 0  # each returned all twelve records
+    with forked(side_by_side, barrier, how, seeds) as one:
+        with forked(side_by_side, barrier, how, seeds) as other:
+            pass
+    assert one.exitcode == other.exitcode == 0  # each returned all twelve records
     found = whole(how, seeds)
     assert found["pid"].nunique() == 2
     assert set(starts(log).values()) == {1} and len(starts(log)) == 12 * EPOCHS
@@ -85,12 +81,10 @@ def test_killed_at_twenty_random_points_no_finished_record_is_lost(folders):
     log, how = folders
     seeds, rng, seen = range(10), random.Random(0), {}
     for _ in range(20):
-        process = FORK.Process(target=run, args=("tiny",), kwargs=dict(seeds=seeds, **how))
-        process.start()
-        # From before the first epoch to two or three runs on.
-        time.sleep(rng.uniform(0.0, 0.06))
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        with forked(run, "tiny", seeds=seeds, **how) as process:
+            # From before the first epoch to two or three runs on.
+            time.sleep(rng.uniform(0.0, 0.06))
+            process.kill()
         now = {path: path.read_bytes() for path in (how["out"] / "tiny").glob("*.json")}
         assert all(now[path] == content for path, content in seen.items())
         for content in now.values():
@@ -107,13 +101,10 @@ def test_killed_at_twenty_random_points_no_finished_record_is_lost(folders):
 def test_a_claimed_run_is_waited_for_and_taken_over_when_its_process_dies(folders, monkeypatch):
     log, how = folders
     monkeypatch.setattr(tiny_experiment, "epoch_s", 0.3)
-    other = FORK.Process(target=run, args=("tiny",), kwargs=dict(seeds=[0], **how))
-    other.start()
-    while not list(log.glob("s0_e1_*")):
-        time.sleep(0.01)
-    threading.Timer(0.1, other.kill).start()  # in its second epoch, while we wait
-    (pid,) = run("tiny", seeds=[0], **how)["pid"]
-    other.join()
+    with forked(run, "tiny", seeds=[0], **how) as other:
+        until(lambda: list(log.glob("s0_e1_*")))
+        threading.Timer(0.1, other.kill).start()  # in its second epoch, while we wait
+        (pid,) = run("tiny", seeds=[0], **how)["pid"]
     whole(how, [0])
     assert pid == os.getpid() and starts(log) == {"s0_e0": 1, "s0_e1": 2, "s0_e2": 1, "s0_e3": 1}
 
@@ -122,13 +113,10 @@ def test_force_redoes_a_run_that_another_process_has_claimed(folders, monkeypatc
     log, how = folders
     run("tiny", seeds=[0], **how)
     monkeypatch.setattr(tiny_experiment, "epoch_s", 0.3)
-    other = FORK.Process(target=run, args=("tiny",), kwargs=dict(seeds=[0], force=True, **how))
-    other.start()
-    while starts(log).get("s0_e1", 0) < 2:
-        time.sleep(0.01)
-    (found,) = run("tiny", seeds=[0], force=True, **how)["pid"]  # waits for the other's record
+    with forked(run, "tiny", seeds=[0], force=True, **how) as other:
+        until(lambda: starts(log).get("s0_e1", 0) == 2)
+        (found,) = run("tiny", seeds=[0], force=True, **how)["pid"]  # waits for the other's record
     assert found == other.pid
-    other.join()
     assert starts(log)["s0_e3"] == 2  # redone once, by whoever claimed it
 
 
@@ -207,12 +195,9 @@ def test_faults_d_leftovers_of_killed_runs_are_removed(folders):
 def test_faults_d_the_wall_time_is_that_of_all_attempts(folders, monkeypatch):
     log, how = folders
     monkeypatch.setattr(tiny_experiment, "epoch_s", 0.3)
-    process = FORK.Process(target=run, args=("tiny",), kwargs=dict(seeds=[0], **how))
-    process.start()
-    while not list(log.glob("s0_e3_*")):
-        time.sleep(0.01)
-    process.kill()
-    process.join()
+    with forked(run, "tiny", seeds=[0], **how) as process:
+        until(lambda: list(log.glob("s0_e3_*")))
+        process.kill()
     (wall,) = run("tiny", seeds=[0], **how)["wall_s"]
     assert 1.1 < wall < 5  # three epochs before the kill, one after
 
@@ -316,8 +301,7 @@ def test_dask_worker_killed_in_mid_run(folders, monkeypatch):
     killed = []
 
     def kill_first_worker():
-        while not (begun := sorted(log.glob("*_e1_*"))):
-            time.sleep(0.01)
+        begun = until(lambda: sorted(log.glob("*_e1_*")))
         killed.append(int(begun[0].read_text()))
         os.kill(killed[0], signal.SIGKILL)
 
