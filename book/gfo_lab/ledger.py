@@ -131,8 +131,7 @@ def entries(table: str, out: Path | None = None, reference: str | None = None) -
     claims = rows[rows["paper_difference"].notna()].drop(columns="n")
     several = claims[claims["pairs"] > 1].rename(columns={"pairs": "n"})
     wider = holm(several, planned=len(claims))[["low", "high"]]
-    rows = rows.join(wider.add_prefix("holm_"))
-    rows["n"] = rows["n"].fillna(0).astype(int)
+    rows = rows.join(wider.add_prefix("holm_")).fillna({"n": 0}).astype({"n": int})
     rows["verdict"] = [word(row, about.repeats) for row in rows.itertuples()]
     return rows
 

@@ -108,12 +108,16 @@ def read(experiment: str, out: Path | None = None, **only: Any) -> pd.DataFrame:
 
 
 def by_row(experiment: str, out: Path | None = None, **only: Any) -> pd.DataFrame:
-    """As `read`, with the row that a record's config names, if it names one, as its method."""
+    """As `read`, with the row that a record's config names, if it names one, as its method.
+
+    A row under way is left out, one with fewer seeds than another: so its records are kept as they
+    come, and no table compares what chance had finished."""
     found = read(experiment, out, **only)
     if found.empty:
         return found
-    rows = [c.get("row", m) for c, m in zip(found["config"], found["method"], strict=True)]
-    return found.assign(method=rows)
+    found = found.assign(method=found["config"].str.get("row").fillna(found["method"]))
+    seeds = found.groupby("method")["seed"].transform("nunique")
+    return found[seeds == seeds.max()]
 
 
 def read_one(path: Path) -> dict[str, Any]:

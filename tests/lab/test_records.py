@@ -255,6 +255,20 @@ def test_two_writers_of_one_record_do_not_corrupt_it(tmp_path):
     assert json.loads(path.read_text())["metrics"] == metrics
 
 
+def test_a_row_under_way_is_in_no_table_until_it_has_the_seeds_of_the_others(tmp_path):
+    """Rows, not methods: GFlowOut has two, of which one may be complete."""
+    rows = {"paper": 3, "recommended": 2}
+    for row, seeds in rows.items():
+        for seed in range(seeds):
+            put(tmp_path, seed, config={"row": row}, metrics={"nll": 1.0})
+    found = records.by_row("e", tmp_path)
+    assert sorted(found["seed"]) == [0, 1, 2] and {*found["method"]} == {"paper"}
+    assert len(records.read("e", tmp_path)) == 5
+    put(tmp_path, 2, config={"row": "recommended"}, metrics={"nll": 1.0})
+    assert dict(records.by_row("e", tmp_path)["method"].value_counts()) == dict.fromkeys(rows, 3)
+    assert records.by_row("e", tmp_path, seed=7).empty
+
+
 def test_run_skips_what_is_recorded_and_force_redoes_it(tmp_path, monkeypatch):
     calls = []
 
