@@ -15,18 +15,10 @@ from gfo.core.predict import predict, sample, sample_logits, score
 from gfo.core.predictive import predictive
 from gfo.core.save import load, save
 from gfo.core.torchvision_fix import declare_missing_operators
-from gfo.methods import (
-    VIMCO,
-    ConcreteDropout,
-    ContextualDropout,
-    Deterministic,
-    EnsembleMember,
-    GFlowOut,
-    IDGFlowOut,
-    ImportanceWeightedDropout,
-    Masksembles,
-    MCImproved,
-    RandomDropout,
+
+from gfo.methods import (  # isort: skip
+    VIMCO, ConcreteDropout, ContextualDropout, Deterministic, EnsembleMember, GFlowOut, IDGFlowOut,
+    ImportanceWeightedDropout, Masksembles, MCImproved, RandomDropout,
 )  # fmt: skip
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from gfo.core.attached import Attached, check_bare, hubs, put_masks
+from gfo.core.attached import Attached, Hub, check_bare, hubs, put_masks
 from gfo.core.batch import kinds
 from gfo.core.bernoulli import Bernoulli
 from gfo.core.likelihood import Categorical, Likelihood
@@ -61,10 +61,11 @@ def attach(
     check_parts(model, method)
     by_class = isinstance(likelihood, Categorical | None)
     read = (by_class or isinstance(likelihood, Bernoulli), by_class)
-    spec = inspect(model, find_sites(model, sites), example, axes or {}, output, *read)
-    net = put_masks(model, spec, method, likelihood)
-    net.seen.add(kinds(example))
-    net.spec = judge(net, example)
+    with Hub({}).turn(model):  # another network may run modules of this one
+        spec = inspect(model, find_sites(model, sites), example, axes or {}, output, *read)
+        net = put_masks(model, spec, method, likelihood)
+        net.seen.add(kinds(example))
+        net.spec = judge(net, example)
     return net
 
 

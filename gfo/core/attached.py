@@ -16,7 +16,7 @@ from gfo.core.handler import SiteHandler, small_features
 from gfo.core.likelihood import Categorical, Likelihood
 from gfo.core.noise import step_key
 from gfo.core.rates import learning_rates
-from gfo.core.sites import Site, Spec, pick
+from gfo.core.sites import Site, Spec, pick, set_modes
 
 if TYPE_CHECKING:
     from gfo.methods.base import Loss, Method
@@ -63,12 +63,12 @@ class Hub:
     def leave(self, model: nn.Module, *once: nn.Module) -> None:
         """Take this network's hooks off a model, and off modules that were once in it; the modes
         are those at `attach`. A model that has changed since is no matter."""
-        for module in (*model.modules(), *once):
-            hooks = module._forward_hooks
-            for key in [k for k, h in hooks.items() if getattr(h, "hub", None) is self]:
-                del hooks[key]
-        for name, module in model.named_modules():
-            module.training = self.modes.get(name, module.training)
+        with self.turn(model):
+            for module in (*model.modules(), *once):
+                hooks = module._forward_hooks
+                for key in [k for k, h in hooks.items() if getattr(h, "hub", None) is self]:
+                    del hooks[key]
+            set_modes([(m, self.modes.get(name, m.training)) for name, m in model.named_modules()])
 
 
 class SiteHook:

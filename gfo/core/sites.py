@@ -253,8 +253,17 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for m, mode in modes:
-            m.training = mode
+        set_modes(modes)
+
+
+def set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    """Modes of modules, outer ones first, by their own `train`, which may do more than set a flag
+    (LoRA merges weights there); then the flags, where two modules hold one or `train` differs."""
+    for m, mode in modes:
+        if m.training != mode:
+            m.train(mode)
+    for m, mode in modes:
+        m.training = mode
 
 
 @contextlib.contextmanager
@@ -307,6 +316,10 @@ def describe(
     if (size["B"], doubled.shape[axis]) != (batch, 2 * batch):
         cause = f"axis {axis} of site {name!r}, of shape {shape}, is not the batch of {batch}"
         raise ValueError(f"{cause}: name its axes with axes=…, or choose another module")
+    one, two = (t.movedim(axis, 0).flatten(1).double().sum(1) for t in (h, doubled))
+    near = partial(torch.allclose, rtol=1e-4, atol=1e-5)
+    if near(two.sort()[0], one.repeat(2).sort()[0]) and not near(two, one.repeat(2)):
+        raise ValueError(f"site {name!r} has the rows in another order: choose one outside it")
     return Site(name, letters, size["C"], size.get("T"))
 
 

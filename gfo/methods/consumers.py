@@ -51,6 +51,6 @@ def _next(model: nn.Module, site: str) -> nn.Module | None:
     for module in (m for part in behind for m in part.modules()):
         if _weighted(module):
             return module
-        if not isinstance(module, nn.Sequential) and any(map(_weighted, module.modules())):
+        if not isinstance(module, nn.Sequential) and any(p.dim() > 1 for p in module.parameters()):
             return None  # a block with branches of its own: which weights would it be?
     return _next(model, above) if above else None  # the Sequential ends: what reads its output?

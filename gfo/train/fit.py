@@ -28,6 +28,7 @@ from gfo.core.noise import derive, generator
 from gfo.core.predict import Reduce, answers
 from gfo.core.rates import learning_rates
 from gfo.core.save import describe, digest
+from gfo.core.sites import set_modes
 from gfo.methods.base import Loss, check_argument
 from gfo.train.batches import Batches, Data, ordered, pairs
 from gfo.train.checkpoint import File, Moving, check_writable, name_of, remember, resume
@@ -288,8 +289,7 @@ def modes(net: Attached, backbone: bool) -> Iterator[None]:
         frozen = [m for m in net.model.modules() if not m.training] if net.model.training else []
         asked = [(p, p.requires_grad) for p in net.model.parameters()]
         net.train()
-        for module in frozen:
-            module.training = False
+        set_modes([(m, False) for m in frozen])
         if not backbone:
             net.model.eval()
             net.model.requires_grad_(False)
@@ -297,7 +297,6 @@ def modes(net: Attached, backbone: bool) -> Iterator[None]:
         yield
     finally:
         with net.exclusive():
-            for module, mode in before:
-                module.training = mode
+            set_modes(before)
             for parameter, flag in asked:
                 parameter.requires_grad_(flag)

@@ -511,3 +511,80 @@ def test_an_e_step_hands_on_figures_and_no_graph():
     still = [loss for loss in losses if "nll" in loss.info]
     assert len(still) == 2
     assert not any(figure.requires_grad for loss in losses for figure in loss.info.values())
+
+
+class Merged(nn.Linear):
+    """Keeps its weights as they are in eval mode, and forgets them in its own `train`, as LoRA."""
+
+    def __init__(self):
+        super().__init__(6, 8)
+        self.cached = None
+
+    def train(self, mode=True):
+        self.cached = None
+        return super().train(mode)
+
+    def forward(self, x):
+        if not self.training and self.cached is None:
+            self.cached = self.weight.detach().clone()
+        weight = self.weight if self.training else self.cached
+        return nn.functional.linear(x, weight, self.bias)
+
+
+def test_modes_come_back_by_a_modules_own_train():
+    torch.manual_seed(0)
+    model = nn.Sequential(Merged(), nn.ReLU(), nn.Linear(8, 3))
+    net = gfo.attach(model, ["1"], "random", X[:2])
+    assert model[0].training and model[0].cached is None  # not that of the eval passes of attach
+    first = gfo.predict(net, X)
+    with torch.no_grad():
+        model[0].weight.mul_(-3)
+    assert not torch.allclose(gfo.predict(net, X), first)
+    seen = []
+    gfo.fit(
+        net, (X, Y), (X, Y), epochs=2, batch=20, progress=False, device="cpu",
+        on_epoch=lambda row: seen.append((model[0].weight.clone(), row["valid_nll"])),
+    )  # fmt: skip
+    assert not torch.equal(seen[0][0], seen[1][0])  # it goes on learning behind a validation
+    net.eval()
+    frozen = copy.deepcopy(model[0])  # in eval mode when training begins: it stays so
+    gfo.fit(net.train(), (X, Y), epochs=1, batch=20, progress=False, device="cpu")
+    assert model[0].training and not frozen.training
+
+
+class Sorted(nn.Module):
+    """Sorts its rows by length, as packing once asked, and puts the answers back."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.site, self.out = nn.Linear(6, 8), nn.Identity(), nn.Linear(8, 3)
+
+    def forward(self, x, n):
+        order = n.argsort(descending=True)
+        return self.out(self.site(self.body(x[order])))[order.argsort()]
+
+
+def test_a_site_whose_rows_stand_in_another_order_is_refused():
+    for lengths in ([2, 3, 5, 4], [5, 4, 3, 2]):  # the latter in order, till the batch is doubled
+        for site in ("body", "site"):
+            with pytest.raises(ValueError, match=f"{site!r} has the rows in another order"):
+                gfo.attach(Sorted(), [site], "gflowout", (X[:4], torch.tensor(lengths)))
+    alike = (
+        X[:1].expand(4, -1),
+        torch.tensor([2, 3, 5, 4]),
+    )  # one row: no order
+    gfo.attach(Sorted(), ["site"], "gflowout", alike)
+
+
+def test_concrete_dropout_asks_who_reads_where_a_module_hides_its_weights():
+    class Mix(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mixing = nn.Parameter(torch.randn(8, 5))
+
+        def forward(self, h):
+            return h @ self.mixing
+
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), Mix(), nn.Linear(5, 3))
+    with pytest.raises(ValueError, match="consumers"):
+        gfo.attach(model, ["1"], gfo.ConcreteDropout(), X[:2])

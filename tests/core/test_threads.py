@@ -164,3 +164,32 @@ def test_a_call_that_is_refused_holds_no_lock_of_networks_that_share_one():
     with ThreadPoolExecutor(1) as pool:
         for lock in nets[1].hub.locks:
             assert pool.submit(lock.acquire, blocking=False).result()
+
+
+def test_attach_and_detach_wait_for_a_network_on_the_same_backbone():
+    body, x, done = torch.nn.Linear(6, 8), torch.randn(4, 6), []
+    one, two = (torch.nn.Sequential(body, torch.nn.ReLU(), torch.nn.Linear(8, 3)) for _ in "ab")
+    net = gfo.attach(one, ["1"], "random", x)
+
+    def come_and_go(leave):
+        leave(gfo.attach(two, ["1"], "random", x))
+        done.append(leave)
+
+    for leave in (gfo.detach, gfo.Attached.detach):
+        thread = threading.Thread(target=come_and_go, args=(leave,))
+        with net.exclusive():
+            thread.start()
+            thread.join(0.5)
+            assert thread.is_alive() and leave not in done
+        thread.join(60)
+        assert done[-1] is leave
+
+    second = gfo.attach(two, ["1"], "random", x)
+    for leave in (lambda: gfo.detach(two), second.detach):
+        thread = threading.Thread(target=leave)
+        with net.exclusive():
+            thread.start()
+            thread.join(0.5)
+            assert thread.is_alive()
+        thread.join(60)
+        assert not thread.is_alive()
