@@ -167,29 +167,19 @@ def test_a_call_that_is_refused_holds_no_lock_of_networks_that_share_one():
 
 
 def test_attach_and_detach_wait_for_a_network_on_the_same_backbone():
-    body, x, done = torch.nn.Linear(6, 8), torch.randn(4, 6), []
+    body, x, came = torch.nn.Linear(6, 8), torch.randn(4, 6), []
     one, two = (torch.nn.Sequential(body, torch.nn.ReLU(), torch.nn.Linear(8, 3)) for _ in "ab")
     net = gfo.attach(one, ["1"], "random", x)
 
-    def come_and_go(leave):
-        leave(gfo.attach(two, ["1"], "random", x))
-        done.append(leave)
+    def come():
+        came.append(gfo.attach(two, ["1"], "random", x))
 
-    for leave in (gfo.detach, gfo.Attached.detach):
-        thread = threading.Thread(target=come_and_go, args=(leave,))
+    for call in (come, lambda: gfo.detach(two), come, lambda: came[-1].detach()):
+        thread, before = threading.Thread(target=call), len(came)
         with net.exclusive():
             thread.start()
             thread.join(0.5)
-            assert thread.is_alive() and leave not in done
-        thread.join(60)
-        assert done[-1] is leave
-
-    second = gfo.attach(two, ["1"], "random", x)
-    for leave in (lambda: gfo.detach(two), second.detach):
-        thread = threading.Thread(target=leave)
-        with net.exclusive():
-            thread.start()
-            thread.join(0.5)
-            assert thread.is_alive()
+            assert thread.is_alive() and len(came) == before
         thread.join(60)
         assert not thread.is_alive()
+    assert len(came) == 2
